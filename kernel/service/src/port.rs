@@ -1,0 +1,49 @@
+//! What the service needs of a port: a two-way byte channel that one client at a time connects to.
+//!
+//! The kernel implements it over virtio-serial, the hosted binary over a Unix socket and the simulator in
+//! memory. A port knows nothing of what is said on it.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::future::Future;
+
+/// The client of the current session has left. Everything of that session is void; the next step is
+/// [`Port::accept`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disconnected;
+
+/// One piece of a message to a client. Buffers are handed over, so that a device can read them while the
+/// sender goes on.
+#[derive(Debug)]
+pub enum Chunk {
+    /// Headers, text, anything small.
+    Bytes(Vec<u8>),
+    /// Bytes `start..end` of a block, sent from where they lie.
+    Block {
+        /// The block; it need not be aligned.
+        data: Box<[u8; 4096]>,
+        /// First byte sent.
+        start: u16,
+        /// One past the last byte sent, at most 4096.
+        end: u16,
+    },
+    /// This many zero bytes.
+    Zeroes(u32),
+}
+
+/// A port and the session on it. All methods take `&self`: one task receives while another sends.
+pub trait Port {
+    /// The name the host gave the port, e.g. `org.datum.nbd.0`.
+    fn name(&self) -> &str;
+
+    /// Waits for a client, then starts its session: what an earlier session left in either direction is
+    /// dropped first.
+    fn accept(&self) -> impl Future<Output = ()>;
+
+    /// Receives between 1 and `into.len()` bytes, waiting for the first.
+    fn receive(&self, into: &mut [u8]) -> impl Future<Output = Result<usize, Disconnected>>;
+
+    /// Sends one message whole and in order. Returns when the buffers are free again. Messages of
+    /// concurrent callers are never mixed.
+    fn send(&self, message: Vec<Chunk>) -> impl Future<Output = Result<(), Disconnected>>;
+}

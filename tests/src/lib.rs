@@ -1,0 +1,1 @@
+//! Stub while the rooms are laid out.
