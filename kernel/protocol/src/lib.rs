@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+pub mod control;
 pub mod limits;
 pub mod name;
 pub mod nbd;
