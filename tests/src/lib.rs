@@ -3,8 +3,18 @@
 //!
 //! Nothing here is part of the product. `docs/TESTING.md` tells which test proves what.
 
+pub mod action;
+pub mod blockmap;
+pub mod compare;
 pub mod content;
 pub mod disk;
 pub mod executor;
 pub mod fault;
+pub mod model;
+pub mod observe;
+pub mod operation;
+pub mod perform;
 pub mod rng;
+pub mod simulation;
+pub mod story;
+pub mod world;

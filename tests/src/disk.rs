@@ -1,0 +1,472 @@
+//! A simulated disk with a volatile write cache: the durability contract of `datum_store::device`, taken at
+//! its worst.
+//!
+//! What always holds: a write is visible once completed and durable only after a flush that was *submitted*
+//! after its completion has completed. Requests finish in an order the executor's seed chooses. At a power loss
+//! any unflushed write, finished or not, may have landed, whole, torn between 512-byte sectors, or not at all, and
+//! in any order; `PowerLoss` says which. Requests are submitted when the method is called, the strictest reading.
+//! The disk is sparse, so 16 TiB cost nothing. Faults are the business of `fault`.
+
+use crate::executor::Hardware;
+use crate::rng::Rng;
+use datum_store::device::{BLOCK_SIZE, Block, BlockDevice, DeviceError, Geometry, Transfer};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// What a disk loses or tears as one.
+pub const SECTOR_SIZE: usize = 512;
+
+type Contents = HashMap<u64, Rc<[u8; BLOCK_SIZE]>>;
+
+/// Which unflushed writes a power loss leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerLoss {
+    /// None of them.
+    Nothing,
+    /// All of them, whole.
+    Everything,
+    /// All but one block.
+    DropOne,
+    /// One block alone.
+    KeepOne,
+    /// Those submitted before some moment, whole.
+    Prefix,
+    /// Any subset, some torn, in any order.
+    Any,
+}
+
+impl PowerLoss {
+    /// Every policy.
+    pub const ALL: [Self; 6] =
+        [Self::Nothing, Self::Everything, Self::DropOne, Self::KeepOne, Self::Prefix, Self::Any];
+}
+
+/// What is on a disk that has no power.
+#[derive(Clone)]
+pub struct DiskImage {
+    geometry: Geometry,
+    blocks: Contents,
+}
+
+impl DiskImage {
+    /// A disk full of zeros.
+    pub fn blank(blocks: u64) -> Self {
+        let geometry = Geometry { blocks, read_only: false, discard: true };
+        Self { geometry, blocks: Contents::new() }
+    }
+
+    /// The same contents on a disk of another size: cut off, or followed by zeros.
+    #[must_use]
+    pub fn resized(mut self, blocks: u64) -> Self {
+        self.blocks.retain(|at, _| *at < blocks);
+        self.geometry.blocks = blocks;
+        self
+    }
+
+    /// The same contents on a disk that refuses writes.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.geometry.read_only = true;
+        self
+    }
+
+    /// The same contents on a disk without discard.
+    #[must_use]
+    pub fn without_discard(mut self) -> Self {
+        self.geometry.discard = false;
+        self
+    }
+
+    /// Blocks the disk holds.
+    pub fn blocks(&self) -> u64 {
+        self.geometry.blocks
+    }
+
+    /// Addresses ever written, ascending.
+    pub fn written(&self) -> Vec<u64> {
+        let mut written: Vec<u64> = self.blocks.keys().copied().collect();
+        written.sort_unstable();
+        written
+    }
+
+    /// One block.
+    pub fn block(&self, at: u64) -> [u8; BLOCK_SIZE] {
+        self.blocks.get(&at).map_or([0; BLOCK_SIZE], |block| **block)
+    }
+
+    /// Changes one block behind everyone's back.
+    pub fn alter(&mut self, at: u64, change: impl FnOnce(&mut [u8; BLOCK_SIZE])) {
+        let mut block = self.block(at);
+        change(&mut block);
+        self.blocks.insert(at, Rc::new(block));
+    }
+}
+
+/// One block of a write that no flush covers yet.
+struct Unflushed {
+    request: u64,
+    at: u64,
+    data: Rc<[u8; BLOCK_SIZE]>,
+    /// When its request completed; `None` while in flight.
+    completed: Option<u64>,
+}
+
+enum Command {
+    Read { start: u64, buffers: Vec<Block> },
+    Write { buffers: Vec<Block> },
+    Flush { submitted: u64 },
+    Discard,
+}
+
+struct Request {
+    id: u64,
+    command: Command,
+    reply: Rc<RefCell<Reply>>,
+}
+
+#[derive(Default)]
+struct Reply {
+    transfer: Option<Transfer>,
+    waker: Option<Waker>,
+}
+
+struct State {
+    geometry: Geometry,
+    durable: Contents,
+    visible: Contents,
+    unflushed: Vec<Unflushed>,
+    in_flight: Vec<Request>,
+    clock: u64,
+    trace: u64,
+    scramble: Rng,
+}
+
+/// The disk while it has power. Clones are handles to one disk.
+#[derive(Clone)]
+pub struct SimulatedDisk {
+    name: Rc<str>,
+    state: Rc<RefCell<State>>,
+}
+
+impl SimulatedDisk {
+    /// Powers an image on.
+    pub fn power_on(name: &str, image: DiskImage) -> Self {
+        let state = State {
+            geometry: image.geometry,
+            durable: image.blocks.clone(),
+            visible: image.blocks,
+            unflushed: Vec::new(),
+            in_flight: Vec::new(),
+            clock: 0,
+            trace: 0,
+            scramble: Rng::new(0xd15c),
+        };
+        Self { name: name.into(), state: Rc::new(RefCell::new(state)) }
+    }
+
+    /// A new disk full of zeros.
+    pub fn blank(name: &str, blocks: u64) -> Self {
+        Self::power_on(name, DiskImage::blank(blocks))
+    }
+
+    /// What the disk would hold if the power failed now. The disk itself goes on.
+    pub fn power_loss(&self, policy: PowerLoss, rng: &mut Rng) -> DiskImage {
+        let state = self.state.borrow();
+        let mut blocks = state.durable.clone();
+        let mut order: Vec<usize> = (0..state.unflushed.len()).collect();
+        if policy == PowerLoss::Any {
+            rng.shuffle(&mut order);
+        }
+        let chosen = rng.below(order.len().max(1) as u64) as usize;
+        let survival = *rng.pick(&[10, 50, 90]);
+        for (position, index) in order.into_iter().enumerate() {
+            let write = &state.unflushed[index];
+            let sectors = match policy {
+                PowerLoss::Nothing => 0,
+                PowerLoss::Everything => 0xff,
+                PowerLoss::DropOne => {
+                    if position == chosen {
+                        0
+                    } else {
+                        0xff
+                    }
+                }
+                PowerLoss::KeepOne => {
+                    if position == chosen {
+                        0xff
+                    } else {
+                        0
+                    }
+                }
+                PowerLoss::Prefix => {
+                    if position < chosen {
+                        0xff
+                    } else {
+                        0
+                    }
+                }
+                PowerLoss::Any => surviving_sectors(rng, survival),
+            };
+            land(&mut blocks, write, sectors);
+        }
+        DiskImage { geometry: state.geometry, blocks }
+    }
+
+    /// What the disk shows now, unflushed writes included.
+    pub fn visible(&self) -> DiskImage {
+        let state = self.state.borrow();
+        DiskImage { geometry: state.geometry, blocks: state.visible.clone() }
+    }
+
+    /// Bit rot: changes a block on the medium and in the cache.
+    pub fn rot(&self, at: u64, change: impl FnOnce(&mut [u8; BLOCK_SIZE])) {
+        let mut state = self.state.borrow_mut();
+        let mut block = state.visible.get(&at).map_or([0; BLOCK_SIZE], |block| **block);
+        change(&mut block);
+        let block = Rc::new(block);
+        state.durable.insert(at, block.clone());
+        state.visible.insert(at, block);
+    }
+
+    /// A digest of every request so far, in order: equal runs have equal traces.
+    pub fn trace(&self) -> u64 {
+        self.state.borrow().trace
+    }
+
+    /// Blocks that a power loss could still take.
+    pub fn unflushed(&self) -> usize {
+        self.state.borrow().unflushed.len()
+    }
+
+    fn submit(&self, start: u64, count: u64, writes: bool, command: Command) -> Completion {
+        let mut state = self.state.borrow_mut();
+        let reply = Rc::new(RefCell::new(Reply::default()));
+        let end = start.checked_add(count);
+        let refusal = match end {
+            Some(end) if end <= state.geometry.blocks => {
+                (writes && state.geometry.read_only).then_some(DeviceError::ReadOnly)
+            }
+            _ => Some(DeviceError::OutOfRange),
+        };
+        if let Some(error) = refusal {
+            reply.borrow_mut().transfer = Some((command.into_buffers(), Err(error)));
+            return Completion(reply);
+        }
+        state.note(start, count, &command);
+        let id = state.tick();
+        match &command {
+            Command::Write { buffers } => state.cache(id, start, buffers.iter().map(|b| Rc::new(**b))),
+            Command::Discard => state.scramble(id, start, count),
+            Command::Read { .. } | Command::Flush { .. } => {}
+        }
+        state.in_flight.push(Request { id, command, reply: reply.clone() });
+        Completion(reply)
+    }
+}
+
+fn surviving_sectors(rng: &mut Rng, survival: u64) -> u8 {
+    if rng.chance(20) {
+        return rng.next() as u8;
+    }
+    if rng.chance(survival) { 0xff } else { 0 }
+}
+
+/// Puts the chosen sectors of a write onto the medium.
+fn land(blocks: &mut Contents, write: &Unflushed, sectors: u8) {
+    match sectors {
+        0 => {}
+        0xff => {
+            blocks.insert(write.at, write.data.clone());
+        }
+        _ => {
+            let mut torn = blocks.get(&write.at).map_or([0; BLOCK_SIZE], |block| **block);
+            for sector in (0..8).filter(|s| sectors & (1 << s) != 0) {
+                let range = sector * SECTOR_SIZE..(sector + 1) * SECTOR_SIZE;
+                torn[range.clone()].copy_from_slice(&write.data[range]);
+            }
+            blocks.insert(write.at, Rc::new(torn));
+        }
+    }
+}
+
+impl Command {
+    fn into_buffers(self) -> Vec<Block> {
+        match self {
+            Self::Read { buffers, .. } | Self::Write { buffers } => buffers,
+            Self::Flush { .. } | Self::Discard => Vec::new(),
+        }
+    }
+}
+
+impl State {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// Adds a request to the trace.
+    fn note(&mut self, start: u64, count: u64, command: &Command) {
+        let kind = match command {
+            Command::Read { .. } => 1,
+            Command::Write { .. } => 2,
+            Command::Flush { .. } => 3,
+            Command::Discard => 4,
+        };
+        let data = match command {
+            Command::Write { buffers } => buffers.iter().fold(0, |sum, b| sum ^ crate::content::digest(b)),
+            _ => 0,
+        };
+        for part in [kind, start, count, data] {
+            self.trace = crate::rng::mix(self.trace ^ part);
+        }
+    }
+
+    /// Puts the blocks of a write in flight where a power loss can find them.
+    fn cache(&mut self, request: u64, start: u64, blocks: impl Iterator<Item = Rc<[u8; BLOCK_SIZE]>>) {
+        let writes = (start..).zip(blocks).map(|(at, data)| Unflushed { request, at, data, completed: None });
+        self.unflushed.extend(writes);
+    }
+
+    /// A discard is a write of rubbish to every block that ever held something.
+    fn scramble(&mut self, request: u64, start: u64, count: u64) {
+        let mut held: Vec<u64> = if count < 1024 {
+            (start..start + count).filter(|at| self.visible.contains_key(at)).collect()
+        } else {
+            self.visible.keys().copied().filter(|at| (start..start + count).contains(at)).collect()
+        };
+        held.sort_unstable();
+        for at in held {
+            let data = Rc::new([self.scramble.next() as u8; BLOCK_SIZE]);
+            self.unflushed.push(Unflushed { request, at, data, completed: None });
+        }
+    }
+
+    fn finish(&mut self, request: Request) {
+        let now = self.tick();
+        let buffers = match request.command {
+            Command::Read { start, mut buffers } => {
+                for (at, buffer) in (start..).zip(&mut buffers) {
+                    match self.visible.get(&at) {
+                        Some(block) => **buffer = **block,
+                        None => buffer.fill(0),
+                    }
+                }
+                buffers
+            }
+            Command::Write { buffers } => {
+                self.show(request.id, now);
+                buffers
+            }
+            Command::Discard => {
+                self.show(request.id, now);
+                Vec::new()
+            }
+            Command::Flush { submitted } => {
+                self.make_durable(submitted);
+                Vec::new()
+            }
+        };
+        let mut reply = request.reply.borrow_mut();
+        reply.transfer = Some((buffers, Ok(())));
+        if let Some(waker) = reply.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn show(&mut self, request: u64, now: u64) {
+        for write in self.unflushed.iter_mut().filter(|write| write.request == request) {
+            write.completed = Some(now);
+            self.visible.insert(write.at, write.data.clone());
+        }
+    }
+
+    /// Moves what had completed when the flush was submitted onto the medium, in order of completion.
+    fn make_durable(&mut self, submitted: u64) {
+        let covered = |write: &Unflushed| write.completed.is_some_and(|completed| completed < submitted);
+        let (mut flushed, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.unflushed).into_iter().partition(covered);
+        self.unflushed = kept;
+        flushed.sort_by_key(|write| write.completed);
+        for write in flushed {
+            self.durable.insert(write.at, write.data);
+        }
+    }
+}
+
+impl Hardware for SimulatedDisk {
+    fn pending(&self) -> usize {
+        self.state.borrow().in_flight.len()
+    }
+
+    fn advance(&self, rng: &mut Rng) {
+        let mut state = self.state.borrow_mut();
+        let index = rng.below(state.in_flight.len() as u64) as usize;
+        let request = state.in_flight.remove(index);
+        state.finish(request);
+    }
+}
+
+/// Waits for a request. Dropping it leaves the request running.
+pub struct Completion(Rc<RefCell<Reply>>);
+
+impl Future for Completion {
+    type Output = Transfer;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Transfer> {
+        let mut reply = self.0.borrow_mut();
+        if let Some(transfer) = reply.transfer.take() {
+            return Poll::Ready(transfer);
+        }
+        reply.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl BlockDevice for SimulatedDisk {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.state.borrow().geometry
+    }
+
+    fn read(&self, start: u64, into: Vec<Block>) -> impl Future<Output = Transfer> {
+        self.submit(start, into.len() as u64, false, Command::Read { start, buffers: into })
+    }
+
+    fn write(&self, start: u64, from: Vec<Block>) -> impl Future<Output = Transfer> {
+        self.submit(start, from.len() as u64, true, Command::Write { buffers: from })
+    }
+
+    fn flush(&self) -> impl Future<Output = Result<(), DeviceError>> {
+        let submitted = self.state.borrow_mut().tick();
+        let completion = self.submit(0, 0, false, Command::Flush { submitted });
+        async move { completion.await.1 }
+    }
+
+    fn discard(&self, start: u64, count: u64) -> impl Future<Output = Result<(), DeviceError>> {
+        let supported = self.geometry().discard;
+        let completion = supported.then(|| self.submit(start, count, true, Command::Discard));
+        async move {
+            match completion {
+                Some(completion) => completion.await.1,
+                None => Err(DeviceError::Unsupported),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for SimulatedDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SimulatedDisk({})", self.name)
+    }
+}
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

@@ -1,0 +1,311 @@
+//! A deterministic executor: one thread, one seed, every interleaving chosen by the seed.
+//!
+//! At each step it either polls one runnable task, picked at random, or lets the simulated hardware finish
+//! one request. Nothing else makes progress, so a seed names one run exactly. When nothing can move and the
+//! awaited work is not done, that is a deadlock and the executor says so; when too many steps pass, a livelock.
+//! Neighbours: `disk` is the hardware; `world` drives the store through here.
+
+use crate::rng::Rng;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// Steps after which awaited work counts as stuck.
+const STEPS_MAX: u64 = 200_000_000;
+
+/// What finishes requests when the executor lets it.
+pub trait Hardware {
+    /// Requests under way.
+    fn pending(&self) -> usize;
+    /// Finishes one of them.
+    fn advance(&self, rng: &mut Rng);
+}
+
+/// A future that the executor owns or borrows for the length of a call.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Why a set of futures did not all finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The given number of steps is used up.
+    Budget,
+    /// Nothing is runnable and no request is under way.
+    Deadlock,
+}
+
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Task<'a, T> {
+    future: Option<BoxFuture<'a, T>>,
+    flag: Arc<Flag>,
+    waker: Waker,
+}
+
+impl<'a, T> Task<'a, T> {
+    fn new(future: BoxFuture<'a, T>) -> Self {
+        let flag = Arc::new(Flag(AtomicBool::new(true)));
+        let waker = Waker::from(flag.clone());
+        Self { future: Some(future), flag, waker }
+    }
+
+    fn runnable(&self) -> bool {
+        self.future.is_some() && self.flag.0.load(Ordering::Relaxed)
+    }
+
+    fn poll(&mut self) -> Option<T> {
+        self.flag.0.store(false, Ordering::Relaxed);
+        let future = self.future.as_mut()?;
+        match future.as_mut().poll(&mut Context::from_waker(&self.waker)) {
+            Poll::Ready(value) => {
+                self.future = None;
+                Some(value)
+            }
+            Poll::Pending => None,
+        }
+    }
+}
+
+/// What may happen next.
+enum Move {
+    Background(usize),
+    Awaited(usize),
+    Hardware,
+}
+
+/// Runs futures in an order chosen by a seed.
+pub struct Executor {
+    background: Vec<Task<'static, ()>>,
+    hardware: Vec<Rc<dyn Hardware>>,
+    rng: Rng,
+    /// How much likelier a finished request is than the poll of a task, in percent.
+    hardware_bias: u64,
+    steps: u64,
+}
+
+impl Executor {
+    /// An executor without tasks or hardware.
+    pub fn new(seed: u64) -> Self {
+        let mut executor = Self {
+            background: Vec::new(),
+            hardware: Vec::new(),
+            rng: Rng::new(0),
+            hardware_bias: 0,
+            steps: 0,
+        };
+        executor.reseed(seed);
+        executor
+    }
+
+    /// Starts a new stream of choices. Each step of a long run does so, so that leaving one step out
+    /// disturbs the others as little as possible.
+    pub fn reseed(&mut self, seed: u64) {
+        self.rng = Rng::new(seed);
+        self.hardware_bias = *self.rng.pick(&[5, 50, 95]);
+    }
+
+    /// Lets `hardware` take part.
+    pub fn attach(&mut self, hardware: Rc<dyn Hardware>) {
+        self.hardware.push(hardware);
+    }
+
+    /// Adds a task that runs beside whatever is awaited.
+    pub fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
+        self.background.push(Task::new(Box::pin(future)));
+    }
+
+    /// Power off: drops every task where it stands, and forgets the hardware.
+    pub fn power_off(&mut self) {
+        self.background.clear();
+        self.hardware.clear();
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Runs until `future` is done.
+    pub fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut done = self.run_all(vec![Box::pin(future)]);
+        done.remove(0)
+    }
+
+    /// Runs until all of `futures` are done, interleaved.
+    pub fn run_all<T>(&mut self, futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
+        let (results, stopped) = self.drive(futures, STEPS_MAX);
+        match stopped {
+            Some(Stopped::Deadlock) => panic!("deadlock: nothing can run, and the awaited work is not done"),
+            Some(Stopped::Budget) => panic!("livelock: the awaited work is not done after {STEPS_MAX} steps"),
+            None => results.into_iter().flatten().collect(),
+        }
+    }
+
+    /// Runs `future` for at most `steps` steps; `None` if it was not done by then (it is dropped).
+    pub fn run_for<T>(&mut self, future: impl Future<Output = T>, steps: u64) -> Option<T> {
+        let (mut results, stopped) = self.drive(vec![Box::pin(future)], steps);
+        assert_ne!(
+            stopped,
+            Some(Stopped::Deadlock),
+            "deadlock: nothing can run, the awaited work is not done"
+        );
+        results.remove(0)
+    }
+
+    /// Lets background tasks and hardware take up to `steps` steps.
+    pub fn step(&mut self, steps: u64) {
+        let never: BoxFuture<'_, ()> = Box::pin(std::future::pending());
+        self.drive(vec![never], steps);
+    }
+
+    /// Runs until nothing moves any more.
+    pub fn idle(&mut self) {
+        let never: BoxFuture<'_, ()> = Box::pin(std::future::pending());
+        let (_, stopped) = self.drive(vec![never], STEPS_MAX);
+        assert_eq!(stopped, Some(Stopped::Deadlock), "livelock: background work never comes to rest");
+    }
+
+    /// Runs `futures` until all are done, nothing moves, or `budget` steps have passed.
+    pub fn drive<T>(
+        &mut self,
+        futures: Vec<BoxFuture<'_, T>>,
+        budget: u64,
+    ) -> (Vec<Option<T>>, Option<Stopped>) {
+        let mut tasks: Vec<Task<'_, T>> = futures.into_iter().map(Task::new).collect();
+        let mut results: Vec<Option<T>> = tasks.iter().map(|_| None).collect();
+        for _ in 0..budget {
+            let Some(next) = self.choose(&tasks) else { return (results, Some(Stopped::Deadlock)) };
+            self.steps += 1;
+            match next {
+                Move::Hardware => self.advance_hardware(),
+                Move::Background(i) => {
+                    self.background[i].poll();
+                }
+                Move::Awaited(i) => {
+                    results[i] = tasks[i].poll();
+                    if results.iter().all(Option::is_some) {
+                        return (results, None);
+                    }
+                }
+            }
+        }
+        (results, Some(Stopped::Budget))
+    }
+
+    fn choose<T>(&mut self, tasks: &[Task<'_, T>]) -> Option<Move> {
+        let background = self.background.iter().filter(|t| t.runnable()).count();
+        let awaited = tasks.iter().filter(|t| t.runnable()).count();
+        let pending = self.hardware.iter().any(|h| h.pending() > 0);
+        let runnable = (background + awaited) as u64;
+        if pending && (runnable == 0 || self.rng.chance(self.hardware_bias)) {
+            return Some(Move::Hardware);
+        }
+        if runnable == 0 {
+            return None;
+        }
+        let nth = self.rng.below(runnable) as usize;
+        let indices =
+            |runnable: Vec<bool>| runnable.into_iter().enumerate().filter(|(_, r)| *r).map(|(i, _)| i);
+        if nth < background {
+            indices(self.background.iter().map(Task::runnable).collect()).nth(nth).map(Move::Background)
+        } else {
+            indices(tasks.iter().map(Task::runnable).collect()).nth(nth - background).map(Move::Awaited)
+        }
+    }
+
+    fn advance_hardware(&mut self) {
+        let total: usize = self.hardware.iter().map(|h| h.pending()).sum();
+        let mut nth = self.rng.below(total as u64) as usize;
+        for hardware in &self.hardware {
+            let pending = hardware.pending();
+            if nth < pending {
+                return hardware.advance(&mut self.rng);
+            }
+            nth -= pending;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::{Cell, RefCell};
+
+    /// Gives way once.
+    async fn pause() {
+        let mut paused = false;
+        std::future::poll_fn(|context| {
+            if std::mem::replace(&mut paused, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn order_of_three(seed: u64) -> Vec<u32> {
+        let order = RefCell::new(Vec::new());
+        let mut executor = Executor::new(seed);
+        let futures = (0..3).map(|i| {
+            let order = &order;
+            Box::pin(async move {
+                for _ in 0..3 {
+                    pause().await;
+                    order.borrow_mut().push(i);
+                }
+            }) as BoxFuture<'_, ()>
+        });
+        executor.run_all(futures.collect());
+        order.into_inner()
+    }
+
+    #[test]
+    fn a_seed_names_one_interleaving() {
+        assert_eq!(order_of_three(3), order_of_three(3));
+        assert!((0..20).any(|seed| order_of_three(seed) != order_of_three(3)));
+    }
+
+    #[test]
+    fn background_tasks_run_beside_the_awaited_one() {
+        let count = Rc::new(Cell::new(0));
+        let seen = count.clone();
+        let mut executor = Executor::new(1);
+        executor.spawn(async move {
+            loop {
+                seen.set(seen.get() + 1);
+                pause().await;
+            }
+        });
+        executor.run(async {
+            for _ in 0..100 {
+                pause().await;
+            }
+        });
+        assert!(count.get() > 10);
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn a_future_that_nobody_wakes_is_a_deadlock() {
+        Executor::new(1).run(std::future::pending::<()>());
+    }
+
+    #[test]
+    fn a_budget_ends_a_run() {
+        let endless = async {
+            loop {
+                pause().await;
+            }
+        };
+        assert_eq!(Executor::new(1).run_for::<()>(endless, 10), None);
+    }
+}

@@ -1,0 +1,325 @@
+//! Random operations, each a kind and a salt: what it means is worked out from the model's state when it runs.
+//!
+//! So any operation can be left out of a list and the others still make sense, which is what shrinking a failure
+//! needs.
+
+use crate::action::Action;
+use crate::content::Contents;
+use crate::disk::PowerLoss;
+use crate::model::{State, Volume};
+use crate::rng::Rng;
+
+/// Kinds of operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Kind {
+    Write,
+    WritePartial,
+    Trim,
+    Flush,
+    Commit,
+    CreateVolume,
+    DeleteVolume,
+    Rename,
+    Resize,
+    Checkpoint,
+    Convert,
+    DeleteCheckpoint,
+    Clone,
+    Revert,
+    Refpoint,
+    DeleteRefpoint,
+    KeepToken,
+    Suspend,
+    Together,
+    AroundCheckpoint,
+    Hold,
+    Unhold,
+    Background,
+    Reopen,
+    Crash,
+    Verify,
+    Scrub,
+}
+
+/// Kinds and how often each is drawn.
+const WEIGHTS: &[(Kind, u64)] = &[
+    (Kind::Write, 22),
+    (Kind::WritePartial, 4),
+    (Kind::Trim, 10),
+    (Kind::Flush, 7),
+    (Kind::Commit, 3),
+    (Kind::CreateVolume, 2),
+    (Kind::DeleteVolume, 1),
+    (Kind::Rename, 1),
+    (Kind::Resize, 3),
+    (Kind::Checkpoint, 8),
+    (Kind::Convert, 4),
+    (Kind::DeleteCheckpoint, 3),
+    (Kind::Clone, 2),
+    (Kind::Revert, 3),
+    (Kind::Refpoint, 4),
+    (Kind::DeleteRefpoint, 1),
+    (Kind::KeepToken, 2),
+    (Kind::Suspend, 1),
+    (Kind::Together, 5),
+    (Kind::AroundCheckpoint, 2),
+    (Kind::Hold, 1),
+    (Kind::Unhold, 1),
+    (Kind::Background, 7),
+    (Kind::Reopen, 1),
+    (Kind::Crash, 5),
+    (Kind::Verify, 2),
+    (Kind::Scrub, 1),
+];
+
+/// One operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// What kind.
+    pub kind: Kind,
+    /// Seeds every choice it makes.
+    pub salt: u64,
+}
+
+/// A random list.
+pub fn generate(rng: &mut Rng, length: usize) -> Vec<Operation> {
+    let total: u64 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
+    let draw = |rng: &mut Rng| {
+        let mut ticket = rng.below(total);
+        let (kind, _) = WEIGHTS
+            .iter()
+            .find(|(_, weight)| {
+                let hit = ticket < *weight;
+                ticket = ticket.wrapping_sub(*weight);
+                hit
+            })
+            .expect("a ticket lies below the total");
+        Operation { kind: *kind, salt: rng.next() }
+    };
+    (0..length).map(|_| draw(rng)).collect()
+}
+
+/// Shapes a run: how large things get.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Volume sizes in blocks to choose from.
+    pub sizes: Vec<u64>,
+    /// Most blocks in one write.
+    pub write_max: u64,
+    /// Most volumes at a time.
+    pub volumes_max: usize,
+    /// Most points on a volume.
+    pub points_max: usize,
+}
+
+/// Largest volume in blocks: 64 TiB.
+pub const VOLUME_BLOCKS_MAX: u64 = 1 << 34;
+
+impl Shape {
+    /// Volumes of a few blocks: deep histories of few things.
+    pub fn tiny() -> Self {
+        Self { sizes: vec![1, 2, 4, 5], write_max: 2, volumes_max: 3, points_max: 5 }
+    }
+
+    /// Volumes of every height, work clustered at the borders of tree nodes.
+    pub fn tall() -> Self {
+        let sizes = vec![
+            1,
+            127,
+            128,
+            129,
+            200,
+            128 * 128 - 1,
+            128 * 128,
+            128 * 128 + 1,
+            128 * 128 * 128,
+            128 * 128 * 128 + 1,
+            1 << 28,
+            (1 << 28) + 1,
+            VOLUME_BLOCKS_MAX,
+        ];
+        Self { sizes, write_max: 140, volumes_max: 4, points_max: 6 }
+    }
+}
+
+/// Draws what one operation is about.
+pub struct Chooser<'a> {
+    /// The operation's own stream.
+    pub rng: Rng,
+    /// What exists.
+    pub state: &'a State,
+    /// How large things get.
+    pub shape: &'a Shape,
+}
+
+impl<'a> Chooser<'a> {
+    /// A volume.
+    pub fn volume(&mut self) -> Option<(&'a String, &'a Volume)> {
+        let volumes: Vec<_> = self.state.volumes.iter().collect();
+        (!volumes.is_empty()).then(|| *self.rng.pick(&volumes))
+    }
+
+    /// A volume and one of its checkpoints.
+    pub fn checkpoint(&mut self) -> Option<(String, String)> {
+        let all = self.state.volumes.iter();
+        let all: Vec<_> =
+            all.flat_map(|(v, volume)| volume.checkpoints().map(move |(c, _)| (v, c))).collect();
+        (!all.is_empty()).then(|| *self.rng.pick(&all)).map(|(v, c)| (v.clone(), c.clone()))
+    }
+
+    /// A volume and one of its reference points.
+    pub fn refpoint(&mut self) -> Option<(String, String)> {
+        let all = self.state.volumes.iter();
+        let all: Vec<_> = all.flat_map(|(v, volume)| volume.refpoints().map(move |r| (v, r))).collect();
+        (!all.is_empty()).then(|| *self.rng.pick(&all)).map(|(v, c)| (v.clone(), c.clone()))
+    }
+
+    /// A size for a volume.
+    pub fn size(&mut self) -> u64 {
+        *self.rng.pick(&self.shape.sizes)
+    }
+
+    /// A position in a volume, near a border of the tree.
+    pub fn position(&mut self, size: u64) -> u64 {
+        let mut places = vec![0, 0, 0, size - 1, size / 2];
+        for height in 1..5 {
+            let border = 128_u64.pow(height);
+            places.extend([border, border - 1, border + 1, border * 127]);
+        }
+        places.retain(|at| *at < size);
+        let place = *self.rng.pick(&places);
+        (place + self.rng.below(3)).min(size - 1)
+    }
+
+    /// A write of fresh contents.
+    pub fn write(&mut self, contents: &mut Contents) -> Option<Action> {
+        let (volume, known) = self.volume()?;
+        let first = self.position(known.head.size());
+        let most = if self.rng.chance(10) { self.shape.write_max } else { 3 };
+        let count = self.rng.between(1, most.min(self.shape.write_max)).min(known.head.size() - first);
+        let contents = (0..count).map(|_| contents.draw()).collect();
+        Some(Action::Write { volume: volume.clone(), first, contents })
+    }
+
+    /// A write of part of a block.
+    pub fn write_partial(&mut self, contents: &mut Contents) -> Option<Action> {
+        let (volume, known) = self.volume()?;
+        let block = self.position(known.head.size());
+        let length = self.rng.between(16, 2048) as usize;
+        let offset = self.rng.below((4096 - length) as u64 + 1) as usize;
+        let bytes: Vec<u8> = (0..length).map(|_| self.rng.next() as u8).collect();
+        let content = contents.compose(known.head.get(block).content, offset, &bytes);
+        Some(Action::WritePartial { volume: volume.clone(), block, offset, bytes, content })
+    }
+
+    /// A trim, small or huge.
+    pub fn trim(&mut self) -> Option<Action> {
+        let (volume, known) = self.volume()?;
+        let size = known.head.size();
+        let first = if self.rng.chance(20) { 0 } else { self.position(size) };
+        let count = match self.rng.below(6) {
+            0 => size,
+            1 => 128,
+            2 => 128 * 128,
+            3 => self.rng.between(1, 300),
+            _ => self.rng.between(1, 4),
+        };
+        Some(Action::Trim { volume: volume.clone(), first, count: count.min(size - first) })
+    }
+
+    /// A policy for a power loss.
+    pub fn power_loss(&mut self) -> PowerLoss {
+        *self.rng.pick(&PowerLoss::ALL)
+    }
+
+    /// The administrative or data action of a kind, if the state allows one. `fresh` makes new names.
+    pub fn action(
+        &mut self,
+        kind: Kind,
+        contents: &mut Contents,
+        mut fresh: impl FnMut(&str) -> String,
+    ) -> Option<Action> {
+        let time = self.rng.below(1 << 40);
+        match kind {
+            Kind::Write => self.write(contents),
+            Kind::WritePartial => self.write_partial(contents),
+            Kind::Trim => self.trim(),
+            Kind::Flush => Some(Action::Flush),
+            Kind::Commit => Some(Action::Commit),
+            Kind::CreateVolume => {
+                let room = self.state.volumes.len() < self.shape.volumes_max;
+                let (size, timeline) = (self.size(), self.rng.wide());
+                room.then(|| Action::CreateVolume { name: fresh("v"), size, timeline, time })
+            }
+            Kind::DeleteVolume => Some(Action::DeleteVolume { name: self.volume()?.0.clone() }),
+            Kind::Rename => {
+                Some(Action::RenameVolume { name: self.volume()?.0.clone(), new_name: fresh("v") })
+            }
+            Kind::Resize => {
+                let (name, known) = self.volume()?;
+                let near = (known.head.size() + self.rng.below(5)).saturating_sub(2);
+                let size = if self.rng.chance(50) { self.size() } else { near };
+                Some(Action::ResizeVolume { name: name.clone(), size: size.clamp(1, VOLUME_BLOCKS_MAX) })
+            }
+            Kind::Checkpoint => {
+                let volumes = self.volumes_with_room();
+                (!volumes.is_empty()).then(|| Action::CreateCheckpoint { volumes, name: fresh("c"), time })
+            }
+            Kind::Convert => {
+                let (volume, name) = self.checkpoint()?;
+                let refpoint = if self.rng.chance(50) { name.clone() } else { fresh("r") };
+                Some(Action::ConvertCheckpoint { volume, name, refpoint })
+            }
+            Kind::DeleteCheckpoint => {
+                let (volume, name) = self.checkpoint()?;
+                Some(Action::DeleteCheckpoint { volume, name })
+            }
+            Kind::Clone => {
+                let room = self.state.volumes.len() < self.shape.volumes_max + 1;
+                let ((volume, checkpoint), timeline) = (self.checkpoint()?, self.rng.wide());
+                room.then(|| Action::CloneVolume { volume, checkpoint, name: fresh("v"), timeline, time })
+            }
+            Kind::Revert => {
+                let (volume, checkpoint) = self.checkpoint()?;
+                Some(Action::RevertVolume { volume, checkpoint })
+            }
+            Kind::Refpoint => {
+                let (volume, known) = self.volume()?;
+                let room = known.points.len() < self.shape.points_max + 3;
+                room.then(|| Action::CreateRefpoint { volume: volume.clone(), name: fresh("r"), time })
+            }
+            Kind::DeleteRefpoint => {
+                let (volume, name) = self.refpoint()?;
+                Some(Action::DeleteRefpoint { volume, name })
+            }
+            _ => None,
+        }
+    }
+
+    /// One volume or all of them, as far as they may have another point.
+    pub fn volumes_with_room(&mut self) -> Vec<String> {
+        let room = |volume: &&String| self.state.volumes[*volume].points.len() < self.shape.points_max;
+        let mut volumes: Vec<String> = self.state.volumes.keys().filter(room).cloned().collect();
+        if !volumes.is_empty() && self.rng.chance(60) {
+            volumes = vec![self.rng.pick(&volumes).clone()];
+        }
+        volumes
+    }
+
+    /// Writes to disjoint blocks, to run together.
+    pub fn writes_together(&mut self, contents: &mut Contents) -> Vec<Action> {
+        let mut taken: Vec<(String, u64, u64)> = Vec::new();
+        let mut writes = Vec::new();
+        for _ in 0..self.rng.between(2, 8) {
+            let Some(Action::Write { volume, first, contents }) = self.write(contents) else { break };
+            let end = first + contents.len() as u64;
+            let clash = |(v, start, stop): &(String, u64, u64)| *v == volume && first < *stop && *start < end;
+            if !taken.iter().any(clash) {
+                taken.push((volume.clone(), first, end));
+                writes.push(Action::Write { volume, first, contents });
+            }
+        }
+        writes
+    }
+}

@@ -1,0 +1,370 @@
+//! Random runs: draws operations, carries them out on a `World`, shrinks what fails, and prints how to replay it.
+//!
+//! `DATUM_SEEDS=n` runs n seeds instead of the fixed number, `DATUM_SEED=s` one alone, `DATUM_TRACE=1` prints each
+//! action on the way.
+
+use crate::action::Action;
+use crate::blockmap::BlockMap;
+use crate::compare::compare;
+use crate::observe;
+use crate::operation::{Chooser, Kind, Operation, Shape, generate};
+use crate::perform::{Disk, name};
+use crate::rng::Rng;
+use crate::world::{Setup, World, fail};
+use datum_store::{ErrorKind, Image};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Mutex;
+
+/// A family of random runs.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The test's name and its file, for the replay command.
+    pub test: (&'static str, &'static str),
+    /// Member disks in blocks.
+    pub members: Vec<u64>,
+    /// The pool's memory.
+    pub cache_blocks: usize,
+    /// How large things get.
+    pub shape: Shape,
+    /// Operations a run.
+    pub length: usize,
+    /// Whether running out of space is part of the game.
+    pub may_fill: bool,
+}
+
+/// Runs shrinking tries before it gives up.
+const SHRINK_TRIES_MAX: usize = 300;
+
+impl Plan {
+    /// Runs `seeds` seeds, or what the environment asks for.
+    pub fn explore(&self, seeds: u64) {
+        let number = |key: &str| std::env::var(key).ok().map(|text| text.parse::<u64>().expect("a number"));
+        if let Some(seed) = number("DATUM_SEED") {
+            return self.run_seed(seed);
+        }
+        for seed in 0..number("DATUM_SEEDS").unwrap_or(seeds) {
+            self.run_seed(seed);
+        }
+    }
+
+    fn run_seed(&self, seed: u64) {
+        let operations = generate(&mut Rng::new(seed), self.length);
+        let Err(first) = self.quietly(seed, &operations) else { return };
+        let (file, test) = self.test;
+        let (operations, what) = if std::env::var_os("DATUM_NO_SHRINK").is_some() {
+            (operations, first.clone())
+        } else {
+            self.shrink(seed, operations, first.clone())
+        };
+        eprintln!(
+            "\nseed {seed} fails with {} operations; the actions of the shortest run:",
+            operations.len()
+        );
+        let trace = self.traced(seed, &operations);
+        eprintln!("{trace}\nfirst: {first}\nshortest: {what}");
+        panic!(
+            "{what}\nreplay: DATUM_SEED={seed} cargo test -p datum-tests --test {file} {test} -- --exact --nocapture"
+        );
+    }
+
+    /// Drops operations while the run still fails: halves first, then ever smaller pieces.
+    fn shrink(
+        &self,
+        seed: u64,
+        mut operations: Vec<Operation>,
+        mut what: String,
+    ) -> (Vec<Operation>, String) {
+        let mut tries = 0;
+        let mut piece = operations.len().div_ceil(2);
+        while piece >= 1 && tries < SHRINK_TRIES_MAX {
+            let mut at = 0;
+            let mut dropped = false;
+            while at < operations.len() && tries < SHRINK_TRIES_MAX {
+                let mut fewer = operations.clone();
+                fewer.drain(at..(at + piece).min(operations.len()));
+                tries += 1;
+                match self.quietly(seed, &fewer) {
+                    Err(still) => (operations, what, dropped) = (fewer, still, true),
+                    Ok(()) => at += piece,
+                }
+            }
+            if piece == 1 && !dropped {
+                break;
+            }
+            piece = if piece == 1 { 1 } else { piece.div_ceil(2) };
+        }
+        (operations, what)
+    }
+
+    fn quietly(&self, seed: u64, operations: &[Operation]) -> Result<(), String> {
+        silent(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                self.run(seed, operations, false);
+            }))
+        })
+    }
+
+    fn traced(&self, seed: u64, operations: &[Operation]) -> String {
+        let result = silent(|| {
+            catch_unwind(AssertUnwindSafe(|| {
+                self.run(seed, operations, true);
+            }))
+        });
+        result.err().unwrap_or_else(|| "(the last run passed: the failure is not deterministic)".into())
+    }
+
+    /// Runs a list of operations. Returns a digest of all that reached the disks.
+    pub fn run(&self, seed: u64, operations: &[Operation], trace: bool) -> u64 {
+        let setup = Setup { members: self.members.clone(), cache_blocks: self.cache_blocks, seed };
+        let mut run = Run { world: World::new(&setup), plan: self, held: Vec::new() };
+        if trace {
+            run.world.trace();
+        }
+        run.world.quiesce();
+        let empty = run.world.pool().status().allocated_bytes;
+        for operation in operations {
+            run.world.executor.reseed(operation.salt);
+            run.world.rng = Rng::new(operation.salt ^ 1);
+            run.step(*operation);
+        }
+        run.finish(empty);
+        run.world.disks.iter().fold(0, |sum, disk| sum ^ disk.inner().trace())
+    }
+}
+
+/// Serialises use of the panic hook among test threads.
+static HOOK: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    static LAST_PANIC: std::cell::RefCell<Option<String>> = const { std::cell::RefCell::new(None) };
+    static QUIET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs `work` without panic messages on the terminal, and turns a panic into its message and place.
+fn silent(work: impl FnOnce() -> std::thread::Result<()>) -> Result<(), String> {
+    install_hook();
+    QUIET.set(true);
+    let result = work();
+    QUIET.set(false);
+    result.map_err(|_| LAST_PANIC.take().unwrap_or_else(|| "a panic without a message".into()))
+}
+
+fn install_hook() {
+    static INSTALLED: std::sync::Once = std::sync::Once::new();
+    let _guard = HOOK.lock();
+    INSTALLED.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if QUIET.get() {
+                LAST_PANIC.with(|last| {
+                    let mut last = last.borrow_mut();
+                    if last.is_none() {
+                        *last = Some(info.to_string());
+                    }
+                });
+            } else {
+                usual(info);
+            }
+        }));
+    });
+}
+
+/// An open checkpoint and what it must keep showing.
+struct Held {
+    timeline: u128,
+    image: Image<Disk>,
+    map: Rc<BlockMap>,
+}
+
+struct Run<'a> {
+    world: World,
+    plan: &'a Plan,
+    held: Vec<Held>,
+}
+
+impl Run<'_> {
+    fn step(&mut self, operation: Operation) {
+        match operation.kind {
+            Kind::KeepToken => self.keep_token(operation),
+            Kind::Suspend => self.suspend(operation),
+            Kind::Together => self.together(operation),
+            Kind::AroundCheckpoint => self.around_checkpoint(operation),
+            Kind::Hold => self.hold(operation),
+            Kind::Unhold => {
+                self.verify_held();
+                self.held.clear();
+            }
+            Kind::Background => {
+                let steps = Rng::new(operation.salt).below(300);
+                self.world.executor.step(steps);
+            }
+            Kind::Reopen => {
+                self.held.clear();
+                self.world.reopen();
+                self.world.verify();
+            }
+            Kind::Crash => self.crash(operation),
+            Kind::Verify => {
+                self.world.verify();
+                self.verify_held();
+                self.world.check();
+            }
+            Kind::Scrub => self.world.scrub(),
+            _ => self.plain(operation),
+        }
+    }
+
+    fn plain(&mut self, operation: Operation) {
+        let Some(action) = self.choose(operation, operation.kind) else { return };
+        if let Err(error) = self.world.attempt(action.clone()) {
+            let full = error.kind() == ErrorKind::NoSpace && self.plan.may_fill;
+            assert!(full, "{action:?}: {error} {:?}", error.observations());
+            self.world.verify();
+        }
+    }
+
+    fn choose(&mut self, operation: Operation, kind: Kind) -> Option<Action> {
+        let state = self.world.model.state.clone();
+        let mut chooser = Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+        let mut drawn = self.world.drawn();
+        let action = chooser.action(kind, &mut self.world.contents, |prefix| {
+            drawn += 1;
+            format!("{prefix}{drawn}")
+        });
+        self.world.set_drawn(drawn);
+        action
+    }
+
+    fn keep_token(&mut self, operation: Operation) {
+        let state = self.world.model.state.clone();
+        let mut chooser = Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+        if let Some((volume, refpoint)) = chooser.refpoint() {
+            self.world.keep_token(&volume, &refpoint);
+        }
+    }
+
+    /// A write to a suspended volume waits, and is done once the volume is resumed.
+    fn suspend(&mut self, operation: Operation) {
+        let Some(write) = self.choose(operation, Kind::Write) else { return };
+        if !self.plan.may_fill {
+            self.world.act_suspended(write);
+        }
+    }
+
+    fn together(&mut self, operation: Operation) {
+        if self.plan.may_fill {
+            return;
+        }
+        let state = self.world.model.state.clone();
+        let mut chooser = Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+        let writes = chooser.writes_together(&mut self.world.contents);
+        let flush = chooser.rng.chance(50);
+        if !writes.is_empty() {
+            self.world.act_together(writes, flush);
+        }
+    }
+
+    fn around_checkpoint(&mut self, operation: Operation) {
+        if self.plan.may_fill {
+            return;
+        }
+        let state = self.world.model.state.clone();
+        let mut chooser = Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+        let writes = chooser.writes_together(&mut self.world.contents);
+        let volumes = chooser.volumes_with_room();
+        if volumes.is_empty() {
+            return;
+        }
+        let point = self.world.fresh("c");
+        self.world.act_around_checkpoint(writes, Action::CreateCheckpoint { volumes, name: point, time: 5 });
+    }
+
+    fn hold(&mut self, operation: Operation) {
+        let state = self.world.model.state.clone();
+        let mut chooser = Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+        let Some((volume, checkpoint)) = chooser.checkpoint() else { return };
+        let image = self
+            .world
+            .call(async |pool| pool.open_image(&name(&volume), Some(&name(&checkpoint))).await)
+            .unwrap_or_else(fail("open a checkpoint"));
+        let known = &state.volumes[&volume];
+        let map = known.points[&checkpoint].image.clone().expect("a checkpoint");
+        self.held.push(Held { timeline: known.timeline, image, map });
+    }
+
+    /// An open checkpoint shows what it always showed, deleted or not; only its volume's end ends it.
+    fn verify_held(&mut self) {
+        for held in &self.held {
+            if !self.world.model.state.volumes.values().any(|volume| volume.timeline == held.timeline) {
+                continue;
+            }
+            let contents = &self.world.contents;
+            let shown = self.world.executor.run(observe::image_map(&held.image, contents, 64));
+            for (run, cell) in shown.segments(&held.map) {
+                assert_eq!(run.cell.content, cell.content, "an open checkpoint at block {}", run.first);
+            }
+        }
+    }
+
+    fn crash(&mut self, operation: Operation) {
+        let mut rng = Rng::new(operation.salt ^ 2);
+        let inner = *rng.pick(&[
+            Kind::Write,
+            Kind::Write,
+            Kind::Trim,
+            Kind::Flush,
+            Kind::Commit,
+            Kind::Commit,
+            Kind::Checkpoint,
+            Kind::Convert,
+            Kind::DeleteCheckpoint,
+            Kind::Revert,
+            Kind::Clone,
+            Kind::Resize,
+            Kind::CreateVolume,
+            Kind::DeleteVolume,
+            Kind::Refpoint,
+            Kind::Together,
+            Kind::Background,
+        ]);
+        let actions = match inner {
+            Kind::Together => {
+                let state = self.world.model.state.clone();
+                let mut chooser =
+                    Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+                chooser.writes_together(&mut self.world.contents)
+            }
+            kind => self.choose(operation, kind).into_iter().collect(),
+        };
+        let most = *rng.pick(&[10, 60, 400]);
+        let steps = rng.below(most);
+        let policy = *rng.pick(&crate::disk::PowerLoss::ALL);
+        let depth = *rng.pick(&[0, 0, 1, 2]);
+        let reopenings: Vec<u64> = (0..depth).map(|_| rng.below(400)).collect();
+        self.held.clear();
+        self.world.crash_during(actions, steps, policy, &reopenings);
+        self.world.verify_changes();
+    }
+
+    /// Compares everything, deletes everything, and wants all space back.
+    fn finish(&mut self, empty: u64) {
+        self.world.verify();
+        self.verify_held();
+        self.held.clear();
+        self.world.check();
+        self.world.scrub();
+        self.world.drop_images();
+        let volumes: Vec<String> = self.world.model.state.volumes.keys().cloned().collect();
+        for volume in volumes {
+            self.world.act(Action::DeleteVolume { name: volume });
+        }
+        self.world.quiesce();
+        self.world.check();
+        let view = self.world.observe();
+        compare(&view, &self.world.model.state, &[]).unwrap_or_else(|what| panic!("{what}"));
+        let left = self.world.pool().status().allocated_bytes;
+        let slack = 16 * 4096;
+        assert!(left <= empty + slack, "{left} bytes are allocated with nothing left, {empty} in a new pool");
+    }
+}

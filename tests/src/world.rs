@@ -1,0 +1,610 @@
+//! The store and the model, driven side by side over simulated disks.
+//!
+//! Whatever the store acknowledges, the model takes in; whatever the store shows must be what the model knows.
+//! A difference is a panic with what differs. A power loss takes the disks' images under a policy, opens the
+//! pool again, and demands that it stand at exactly one state of its history since the last durable moment.
+
+use crate::action::Action;
+use crate::compare::{KeptToken, compare};
+use crate::content::Contents;
+use crate::disk::{DiskImage, PowerLoss, SimulatedDisk};
+use crate::executor::{BoxFuture, Executor};
+use crate::model::{Applies, Candidate, Mark, Model, State};
+use crate::observe::{self, PoolView};
+use crate::perform::{Disk, Reply, name, perform};
+use crate::rng::Rng;
+use datum_store::device::Block;
+use datum_store::{
+    CheckReport, Config, Content, Error, ErrorKind, Image, NewPool, Pool, Progress, Since, View,
+};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Sizes of the member disks in blocks.
+    pub members: Vec<u64>,
+    /// The pool's memory.
+    pub cache_blocks: usize,
+    /// The world's seed.
+    pub seed: u64,
+}
+
+impl Setup {
+    /// One disk of 64 MiB and little memory.
+    pub fn small(seed: u64) -> Self {
+        Self { members: vec![16384], cache_blocks: 256, seed }
+    }
+}
+
+/// The store, its disks, and what is known of it.
+pub struct World {
+    /// Runs everything.
+    pub executor: Executor,
+    /// The members.
+    pub disks: Vec<Disk>,
+    /// What the store must show.
+    pub model: Model,
+    /// All contents ever written.
+    pub contents: Contents,
+    /// Tokens that a client keeps, whatever becomes of the volumes.
+    pub tokens: Vec<KeptToken>,
+    /// Random numbers for the world's own choices.
+    pub rng: Rng,
+    config: Config,
+    pool: Option<Pool<Disk>>,
+    images: BTreeMap<u128, Rc<Image<Disk>>>,
+    incarnation: u64,
+    drawn: u64,
+    trace: bool,
+}
+
+impl World {
+    /// A new pool on blank disks.
+    pub fn new(setup: &Setup) -> Self {
+        let mut world = Self::unborn(setup);
+        let disks = world.disks.clone();
+        let (id, incarnation) = (world.rng.wide(), world.rng.next());
+        let new = NewPool { name: name("tank"), id, incarnation, time: 1 };
+        let pool = world
+            .executor
+            .run(Pool::create(disks, new, world.config))
+            .unwrap_or_else(fail("create the pool"));
+        world.start(pool, incarnation);
+        world.model.settle(State::default());
+        world
+    }
+
+    /// Blank disks, and no pool yet.
+    pub fn unborn(setup: &Setup) -> Self {
+        let images = setup.members.iter().map(|blocks| DiskImage::blank(*blocks)).collect();
+        let mut world = Self {
+            executor: Executor::new(setup.seed),
+            disks: Vec::new(),
+            model: Model::default(),
+            contents: Contents::default(),
+            tokens: Vec::new(),
+            rng: Rng::new(setup.seed),
+            config: Config { cache_blocks: setup.cache_blocks },
+            pool: None,
+            images: BTreeMap::new(),
+            incarnation: 0,
+            drawn: 0,
+            trace: std::env::var_os("DATUM_TRACE").is_some(),
+        };
+        world.power_on(images);
+        world
+    }
+
+    /// The open pool.
+    pub fn pool(&self) -> Pool<Disk> {
+        self.pool.clone().expect("the pool is open")
+    }
+
+    /// Number of this opening.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// A name nobody has.
+    pub fn fresh(&mut self, prefix: &str) -> String {
+        self.drawn += 1;
+        format!("{prefix}{}", self.drawn)
+    }
+
+    /// Prints each action from now on.
+    pub fn trace(&mut self) {
+        self.trace = true;
+    }
+
+    /// How many names were drawn.
+    pub fn drawn(&self) -> u64 {
+        self.drawn
+    }
+
+    /// Takes in names drawn elsewhere.
+    pub fn set_drawn(&mut self, drawn: u64) {
+        self.drawn = drawn;
+    }
+
+    /// Runs one call on the pool.
+    pub fn call<T>(&mut self, work: impl AsyncFnOnce(Pool<Disk>) -> T) -> T {
+        let pool = self.pool();
+        self.executor.run(work(pool))
+    }
+
+    /// The live image of a volume, opened once and kept over renames.
+    pub fn image(&mut self, volume: &str) -> Rc<Image<Disk>> {
+        let timeline = self.model.state.volumes[volume].timeline;
+        if let Some(image) = self.images.get(&timeline) {
+            return image.clone();
+        }
+        let image = self.call(async |pool| pool.open_image(&name(volume), None).await);
+        let image = Rc::new(image.unwrap_or_else(fail("open the volume")));
+        self.images.insert(timeline, image.clone());
+        image
+    }
+
+    /// Closes every image the world keeps open.
+    pub fn drop_images(&mut self) {
+        self.images.clear();
+    }
+
+    /// Carries out `action`; it must succeed.
+    pub fn act(&mut self, action: Action) {
+        if let Err(error) = self.attempt(action.clone()) {
+            panic!("{action:?}: {error} {:?}", error.observations());
+        }
+    }
+
+    /// Carries out `action`. An error must leave nothing behind; the model stays as it was.
+    pub fn attempt(&mut self, action: Action) -> Result<Reply, Error> {
+        self.note(&action);
+        let work = self.prepare(&action);
+        let reply = self.executor.run(work)?;
+        self.model.acknowledge(&action, self.incarnation);
+        self.check_reply(&action, &reply);
+        self.after(&action);
+        Ok(reply)
+    }
+
+    /// Carries out data requests together. A flush may run among them.
+    pub fn act_together(&mut self, actions: Vec<Action>, flush: bool) {
+        let mut work = Vec::new();
+        for action in &actions {
+            self.note(action);
+            work.push(self.prepare(action));
+        }
+        if flush {
+            work.push(self.prepare(&Action::Flush));
+        }
+        for reply in self.executor.run_all(work) {
+            reply.unwrap_or_else(fail("run requests together"));
+        }
+        self.model.acknowledge_together(&actions, self.incarnation, flush);
+    }
+
+    /// Suspends the volume of a write, sees the write wait, resumes, and sees it done.
+    pub fn act_suspended(&mut self, write: Action) {
+        let Action::Write { volume, .. } = &write else { panic!("{write:?}") };
+        let volume = volume.clone();
+        self.act(Action::Suspend { volume: volume.clone() });
+        let done = Rc::new(std::cell::RefCell::new(None));
+        let slot = done.clone();
+        let work = self.prepare(&write);
+        self.executor.spawn(async move {
+            let reply = work.await;
+            *slot.borrow_mut() = Some(reply);
+        });
+        self.executor.step(500);
+        assert!(done.borrow().is_none(), "a write to a suspended volume must wait");
+        self.act(Action::Resume { volume });
+        self.executor.idle();
+        let reply = done.borrow_mut().take().expect("a held write goes on after resume");
+        reply.unwrap_or_else(fail("finish a held write"));
+        self.model.acknowledge(&write, self.incarnation);
+        self.after(&write);
+    }
+
+    /// Runs writes together with a checkpoint of their volumes, then asks the checkpoint which of them it holds.
+    pub fn act_around_checkpoint(&mut self, writes: Vec<Action>, checkpoint: Action) {
+        let Action::CreateCheckpoint { volumes, name: point, .. } = &checkpoint else {
+            panic!("{checkpoint:?}")
+        };
+        let mut work = Vec::new();
+        for action in writes.iter().chain([&checkpoint]) {
+            self.note(action);
+            work.push(self.prepare(action));
+        }
+        for reply in self.executor.run_all(work) {
+            reply.unwrap_or_else(fail("run requests together"));
+        }
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for write in writes {
+            let Action::Write { volume, first, contents } = write else { panic!("{write:?}") };
+            for (block, content) in (first..).zip(contents) {
+                let one = Action::Write { volume: volume.clone(), first: block, contents: vec![content] };
+                let held = volumes.contains(&volume) && self.holds(&volume, point, block, content);
+                if held { before.push(one) } else { after.push(one) }
+            }
+        }
+        for action in &before {
+            self.model.acknowledge(action, self.incarnation);
+        }
+        self.model.acknowledge(&checkpoint, self.incarnation);
+        self.model.acknowledge_together(&after, self.incarnation, false);
+    }
+
+    fn holds(&mut self, volume: &str, checkpoint: &str, block: u64, content: u64) -> bool {
+        let pool = self.pool();
+        let contents = &self.contents;
+        let held = self.executor.run(async {
+            let image = pool.open_image(&name(volume), Some(&name(checkpoint))).await;
+            observe::read(&image.unwrap_or_else(fail("open the checkpoint")), contents, block, 1).await
+        });
+        held == [Some(content)]
+    }
+
+    /// Starts `actions`, lets `steps` steps pass, cuts the power under `policy`, and opens the pool again,
+    /// failing the power once more after each number of steps in `reopenings`.
+    pub fn crash_during(&mut self, actions: Vec<Action>, steps: u64, policy: PowerLoss, reopenings: &[u64]) {
+        let mut work = Vec::new();
+        for action in &actions {
+            self.note(action);
+            work.push(self.prepare(action));
+        }
+        let (replies, _) = self.executor.drive(work, steps);
+        let under_way: Vec<Action> = actions
+            .iter()
+            .zip(&replies)
+            .filter(|(_, reply)| reply.is_none())
+            .map(|(a, _)| a.clone())
+            .collect();
+        let done: Vec<(Action, Option<_>)> =
+            actions.into_iter().zip(replies).filter(|(_, reply)| reply.is_some()).collect();
+        let candidates = match done.len() {
+            0 => self.model.candidates(&under_way, self.incarnation),
+            1 if under_way.is_empty() => {
+                for (action, reply) in done {
+                    match reply {
+                        Some(Ok(_)) => self.model.acknowledge(&action, self.incarnation),
+                        Some(Err(error)) => {
+                            assert_eq!(error.kind(), ErrorKind::NoSpace, "{action:?}: {error}")
+                        }
+                        None => {}
+                    }
+                }
+                self.model.candidates(&[], self.incarnation)
+            }
+            _ => {
+                // Acknowledged or not, an unflushed write may be there or not.
+                let mut all: Vec<Action> = done.into_iter().map(|(action, _)| action).collect();
+                all.extend(under_way);
+                self.model.candidates(&all, self.incarnation)
+            }
+        };
+        if self.trace {
+            eprintln!("  power fails: {policy:?}, again after {reopenings:?}");
+        }
+        self.crash(policy, reopenings, candidates);
+    }
+
+    /// Cuts the power now.
+    pub fn crash_now(&mut self, policy: PowerLoss) {
+        self.crash_during(Vec::new(), 0, policy, &[]);
+    }
+
+    /// Closes the pool in good order and opens it again.
+    pub fn reopen(&mut self) {
+        self.call(async |pool| pool.close().await).unwrap_or_else(fail("close the pool"));
+        let images = self.power_off(PowerLoss::Nothing);
+        self.power_on(images);
+        self.open().unwrap_or_else(fail("open the pool"));
+        self.model.state.restart();
+        self.model.settle(self.model.state.clone());
+    }
+
+    fn crash(&mut self, policy: PowerLoss, reopenings: &[u64], candidates: Vec<Candidate>) {
+        let mut images = self.power_off(policy);
+        for steps in reopenings {
+            self.power_on(images);
+            self.incarnation = self.rng.next();
+            let open = Pool::open(self.disks.clone(), self.incarnation, self.config);
+            if let Some(Err(error)) = self.executor.run_for(open, *steps) {
+                panic!("after a power loss the pool does not open: {error} {:?}", error.observations());
+            }
+            let policy = *self.rng.pick(&PowerLoss::ALL);
+            images = self.power_off(policy);
+        }
+        self.power_on(images);
+        self.open().unwrap_or_else(fail("open the pool after a power loss"));
+        if let Some(why) = self.pool().status().read_only {
+            panic!("after a power loss the pool opened read-only: {why}");
+        }
+        self.settle(candidates);
+        self.check();
+    }
+
+    /// Finds the one state of history the pool stands at.
+    fn settle(&mut self, candidates: Vec<Candidate>) {
+        let view = self.observe();
+        let mut verdicts = Vec::new();
+        let total = candidates.len();
+        for (i, mut candidate) in candidates.into_iter().enumerate().rev() {
+            candidate.state.restart();
+            for (volume, block, cell) in candidate.optional {
+                let shown = view.get(&volume).filter(|shown| block < shown.head.size());
+                if shown.is_some_and(|shown| shown.head.get(block).content == cell.content) {
+                    let head = &mut candidate.state.volume(&volume).head;
+                    Rc::make_mut(head).set(block, 1, cell);
+                }
+            }
+            match compare(&view, &candidate.state, &self.tokens) {
+                Ok(()) => return self.model.settle(candidate.state),
+                Err(what) => verdicts.push(format!("  state {} of {total}: {what}", i + 1)),
+            }
+        }
+        panic!("the pool stands at no state of its history:\n{}", verdicts.join("\n"));
+    }
+
+    /// Takes the power away and returns what is on the disks.
+    pub fn power_off(&mut self, policy: PowerLoss) -> Vec<DiskImage> {
+        let images = self.disks.iter().map(|disk| disk.inner().power_loss(policy, &mut self.rng)).collect();
+        self.executor.power_off();
+        self.images.clear();
+        self.pool = None;
+        self.disks.clear();
+        images
+    }
+
+    /// Gives disks with these contents power; the pool is not opened.
+    pub fn power_on(&mut self, images: Vec<DiskImage>) {
+        self.disks.clear();
+        for (i, image) in images.into_iter().enumerate() {
+            let disk = SimulatedDisk::power_on(&format!("vd{i}"), image);
+            self.executor.attach(Rc::new(disk.clone()));
+            self.disks.push(Disk::new(disk));
+        }
+    }
+
+    /// Opens the pool on the disks as they are.
+    pub fn open(&mut self) -> Result<(), Error> {
+        let incarnation = self.rng.next();
+        let pool = self.executor.run(Pool::open(self.disks.clone(), incarnation, self.config))?;
+        self.start(pool, incarnation);
+        Ok(())
+    }
+
+    fn start(&mut self, pool: Pool<Disk>, incarnation: u64) {
+        let background = pool.clone();
+        self.executor.spawn(async move {
+            background.background().await;
+        });
+        self.pool = Some(pool);
+        self.incarnation = incarnation;
+    }
+
+    /// Reads everything.
+    pub fn observe(&mut self) -> PoolView {
+        let page = *self.rng.pick(&[1, 2, 7, 64, 1000]);
+        let pool = self.pool();
+        self.executor.run(observe::observe(&pool, &self.contents, page))
+    }
+
+    /// Compares everything a client can see, and every answer to "what changed since".
+    pub fn verify(&mut self) {
+        let view = self.observe();
+        if let Err(what) = compare(&view, &self.model.state, &self.tokens) {
+            panic!("{what}");
+        }
+        self.verify_changes();
+    }
+
+    /// Asks every volume and checkpoint for its changes since every point and every kept token.
+    pub fn verify_changes(&mut self) {
+        let state = self.model.state.clone();
+        for (volume_name, volume) in &state.volumes {
+            let untils = volume.checkpoints().map(|(name, _)| Some(name.clone())).chain([None]);
+            for until in untils {
+                let mut since: Vec<(Since, Mark)> = volume
+                    .points
+                    .iter()
+                    .map(|(n, p)| (Since::Point(name(n)), Mark { timeline: volume.timeline, at: p.at }))
+                    .collect();
+                since.extend(self.tokens.iter().map(|(token, mark)| (Since::Token(*token), mark.clone())));
+                while since.len() > 12 {
+                    let spare = self.rng.below(since.len() as u64) as usize;
+                    since.swap_remove(spare);
+                }
+                for (since, mark) in since {
+                    self.verify_since(&state, volume_name, until.as_deref(), &since, &mark);
+                }
+            }
+        }
+    }
+
+    fn verify_since(&mut self, state: &State, volume: &str, until: Option<&str>, since: &Since, mark: &Mark) {
+        let known = &state.volumes[volume];
+        let until_at = until.map(|until| known.points[until].at);
+        let map =
+            until.map_or(&known.head, |until| known.points[until].image.as_ref().expect("a checkpoint"));
+        let until_name = until.map(name);
+        let what = format!("changes of {volume} until {until:?} since {since:?}");
+        let resolved =
+            self.call(async |pool| pool.resolve_since(&name(volume), until_name.as_ref(), since).await);
+        let change = match (known.applies(mark, until_at), resolved) {
+            (Applies::Yes, Ok(change)) => change,
+            (Applies::Yes, Err(error)) => panic!("{what}: {error} {:?}", error.observations()),
+            (applies, Err(error)) => {
+                let fits = match applies {
+                    Applies::Newer => error.kind() == ErrorKind::RefpointNewer,
+                    Applies::BeyondFork => {
+                        [ErrorKind::RefpointForeign, ErrorKind::RefpointNewer].contains(&error.kind())
+                    }
+                    _ => error.kind() == ErrorKind::RefpointForeign,
+                };
+                assert!(fits, "{what}: {applies:?} must not be answered with {:?}: {error}", error.kind());
+                return;
+            }
+            (applies, Ok(change)) => panic!("{what}: {applies:?}, yet resolved to change id {change}"),
+        };
+        let page = *self.rng.pick(&[1, 3, 50, 1000]);
+        let shown = self.call(async |pool| {
+            let image = pool.open_image(&name(volume), until_name.as_ref()).await;
+            let image = image.unwrap_or_else(fail("open the image"));
+            observe::all_extents(&image, View::Changes(change), page).await
+        });
+        let shown: Vec<_> = shown
+            .iter()
+            .map(|e| (e.first.0, e.blocks, e.changed, e.changed && e.content == Content::Data))
+            .collect();
+        let mut expected: Vec<(u64, u64, bool, bool)> = Vec::new();
+        for run in map.runs() {
+            let changed = run.cell.change > mark.at;
+            let kind = (changed, changed && run.cell.content.is_some());
+            match expected.last_mut() {
+                Some(last) if (last.2, last.3) == kind => last.1 += run.blocks,
+                _ => expected.push((run.first, run.blocks, kind.0, kind.1)),
+            }
+        }
+        assert_eq!(shown, expected, "{what} (first, blocks, changed, data)");
+    }
+
+    /// Demands a clean bill of health.
+    pub fn check(&mut self) {
+        let report = self.call(async |pool| pool.check(&Progress::new()).await);
+        clean(&report.unwrap_or_else(fail("check the pool")), "check");
+    }
+
+    /// Reads and verifies every block.
+    pub fn scrub(&mut self) {
+        let report = self.call(async |pool| pool.scrub(&Progress::new()).await);
+        clean(&report.unwrap_or_else(fail("scrub the pool")), "scrub");
+    }
+
+    /// Waits until background work has come to rest and everything is committed.
+    pub fn quiesce(&mut self) {
+        for _ in 0..64 {
+            self.executor.idle();
+            self.act(Action::Commit);
+            self.executor.idle();
+            let status = self.pool().status();
+            if status.releases_pending == 0 && status.freeing_bytes == 0 {
+                return;
+            }
+        }
+        panic!("space is never returned: {:?}", self.pool().status());
+    }
+
+    /// Keeps a token of a reference point for later.
+    pub fn keep_token(&mut self, volume: &str, refpoint: &str) {
+        let token = self.call(async |pool| pool.token(&name(volume), &name(refpoint)).await);
+        let token = token.unwrap_or_else(fail("make a token"));
+        let text = token.encode();
+        assert!(text.starts_with("datum:1:"), "{text}");
+        assert_eq!(datum_store::Token::decode(&text).as_ref(), Ok(&token));
+        let known = &self.model.state.volumes[volume];
+        let mark = Mark { timeline: known.timeline, at: known.points[refpoint].at };
+        self.tokens.push((token, mark));
+    }
+
+    /// Reads around a range of the live volume and compares.
+    pub fn verify_range(&mut self, volume: &str, first: u64, count: u64) {
+        let head = self.model.state.volumes[volume].head.clone();
+        let start = first.saturating_sub(1);
+        let count = (count + 2).min(head.size() - start).min(256);
+        let image = self.image(volume);
+        let shown = self.executor.run(observe::read(&image, &self.contents, start, count));
+        let known: Vec<_> = (start..start + count).map(|at| head.get(at).content).collect();
+        assert_eq!(shown, known, "contents of {volume} from block {start}");
+    }
+
+    fn note(&self, action: &Action) {
+        if self.trace {
+            eprintln!("  {action:?}");
+        }
+    }
+
+    /// The future that asks the store for `action`.
+    fn prepare(&mut self, action: &Action) -> BoxFuture<'static, datum_store::Result<Reply>> {
+        let (image, blocks) = match action {
+            Action::Write { volume, contents, .. } => {
+                let blocks: Vec<Block> =
+                    contents.iter().map(|content| self.contents.bytes(*content)).collect();
+                (Some(self.image(volume)), blocks)
+            }
+            Action::WritePartial { volume, .. } | Action::Trim { volume, .. } => {
+                (Some(self.image(volume)), Vec::new())
+            }
+            _ => (None, Vec::new()),
+        };
+        Box::pin(perform(self.pool(), image, action.clone(), blocks))
+    }
+
+    fn check_reply(&self, action: &Action, reply: &Reply) {
+        let volume = |n: &str| &self.model.state.volumes[n];
+        match (action, reply) {
+            (
+                Action::CreateVolume { name: n, .. } | Action::CloneVolume { name: n, .. },
+                Reply::Volume(info),
+            ) => {
+                assert_eq!(info.name, name(n));
+                assert_eq!(info.size, volume(n).head.size() * 4096);
+                assert_eq!(info.timeline.0, volume(n).timeline);
+            }
+            (Action::CreateCheckpoint { volumes, name: n, .. }, Reply::Checkpoints(infos)) => {
+                assert_eq!(infos.len(), volumes.len());
+                assert!(infos.iter().all(|info| info.name == name(n)));
+            }
+            (Action::CreateRefpoint { volume: v, name: n, time }, Reply::Refpoint(info)) => {
+                assert_eq!((&info.volume, &info.name, info.created), (&name(v), &name(n), *time));
+                assert_eq!((info.timeline.0, info.incarnation), (volume(v).timeline, self.incarnation));
+            }
+            (Action::ConvertCheckpoint { volume: v, refpoint, .. }, Reply::Refpoint(info)) => {
+                assert_eq!((&info.volume, &info.name), (&name(v), &name(refpoint)));
+            }
+            _ => {}
+        }
+    }
+
+    fn after(&mut self, action: &Action) {
+        match action {
+            Action::Write { volume, first, contents } => {
+                self.verify_range(volume, *first, contents.len() as u64)
+            }
+            Action::WritePartial { volume, block, .. } => self.verify_range(volume, *block, 1),
+            Action::Trim { volume, first, count } => {
+                self.verify_range(volume, *first, (*count).min(8));
+                self.verify_range(volume, first + count - 1, 1);
+            }
+            Action::DeleteVolume { .. } => self.verify_gone(),
+            _ => {}
+        }
+    }
+
+    /// Images of volumes that are no more answer `NotFound`.
+    fn verify_gone(&mut self) {
+        let alive: Vec<u128> = self.model.state.volumes.values().map(|volume| volume.timeline).collect();
+        let gone: Vec<u128> =
+            self.images.keys().copied().filter(|timeline| !alive.contains(timeline)).collect();
+        for timeline in gone {
+            let image = self.images.remove(&timeline).expect("listed just now");
+            let error = self.executor.run(image.read(datum_store::BlockIndex(0), 1)).err();
+            assert_eq!(
+                error.map(|error| error.kind()),
+                Some(ErrorKind::NotFound),
+                "read of a deleted volume"
+            );
+        }
+    }
+}
+
+fn clean(report: &CheckReport, what: &str) {
+    assert!(report.errors == 0, "{what} finds {} errors: {:#?}", report.errors, report.findings);
+}
+
+/// Panics with what could not be done and why.
+pub fn fail<T>(what: &'static str) -> impl FnOnce(Error) -> T {
+    move |error| panic!("cannot {what}: {error} {:?}", error.observations())
+}
