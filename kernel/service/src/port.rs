@@ -47,3 +47,21 @@ pub trait Port {
     /// concurrent callers are never mixed.
     fn send(&self, message: Vec<Chunk>) -> impl Future<Output = Result<(), Disconnected>>;
 }
+
+impl Chunk {
+    /// Bytes that the client receives of it.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Block { start, end, .. } => u64::from(end - start),
+            Self::Zeroes(count) => u64::from(*count),
+        }
+    }
+
+    /// Whether nothing of it reaches the client.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

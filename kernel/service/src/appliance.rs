@@ -1,0 +1,329 @@
+//! The appliance as a whole: its disks, its pool or the reason why there is none, and who serves whom.
+//!
+//! Without a pool every port still answers; what needs the pool says what is missing and the way out. While
+//! the pool is being opened, what needs it waits.
+
+use crate::buffers::Buffers;
+use crate::commands;
+use crate::disks::{Disk, Disks, FoundDisk, Members, chain, random_identity};
+use crate::environment::Environment;
+use crate::events::{Event, Events};
+use crate::jobs::Jobs;
+use crate::limits::{COMMIT_INTERVAL_NANOSECONDS, WATCH_INTERVAL_NANOSECONDS};
+use crate::port::Port;
+use crate::sessions::{Session, Sessions};
+use crate::signal::Signal;
+use crate::tasks::Tasks;
+use crate::{console, control, nbd};
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::future::Future;
+use datum_protocol::control::{Command, ErrorObject};
+use datum_store::device::BlockDevice;
+use datum_store::{Config, Error, ErrorKind, Name, NewPool, Pool, Result};
+use serde_json::Value;
+
+/// The pool's name where nobody gave one.
+pub(crate) const DEFAULT_POOL_NAME: &str = "datum";
+
+/// What to do about a pool at the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PoolOption {
+    /// Open the pool that is found.
+    #[default]
+    Open,
+    /// As `Open`; where every disk is blank, make one of all of them.
+    Auto,
+    /// Neither.
+    None,
+}
+
+impl PoolOption {
+    /// The value of `pool=` on the kernel command line.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "open" => Some(Self::Open),
+            "auto" => Some(Self::Auto),
+            "none" => Some(Self::None),
+            _ => None,
+        }
+    }
+}
+
+/// What an appliance is made of.
+pub struct Setup<D, E> {
+    /// The disks found, in discovery order.
+    pub disks: Vec<FoundDisk<D>>,
+    /// What discovery could not make sense of, each as a sentence.
+    pub problems: Vec<String>,
+    /// `pool=`.
+    pub pool: PoolOption,
+    /// Time, randomness and power.
+    pub environment: E,
+    /// The product's version.
+    pub version: String,
+    /// Metadata blocks the pool may hold in memory.
+    pub cache_blocks: usize,
+    /// Bytes that payloads under way may take in all, beside 512 KiB a session.
+    pub buffer_bytes: u64,
+}
+
+pub(crate) enum PoolState<D: BlockDevice> {
+    Opening,
+    Absent(Error),
+    Open(Pool<Disk<D>>),
+}
+
+/// The appliance. Share it through an [`Rc`]; spawn [`Appliance::start`], [`Appliance::background`] and one
+/// `serve_*` a port.
+pub struct Appliance<D: BlockDevice, E: Environment> {
+    pub(crate) environment: E,
+    pub(crate) disks: Disks<D>,
+    pub(crate) problems: Vec<String>,
+    pub(crate) version: String,
+    pub(crate) tasks: Tasks,
+    pub(crate) buffers: Rc<Buffers>,
+    pub(crate) events: Events,
+    pub(crate) jobs: Jobs,
+    pub(crate) sessions: Sessions,
+    pub(crate) started: u64,
+    option: PoolOption,
+    config: Config,
+    pool: RefCell<PoolState<D>>,
+    creating: Cell<bool>,
+    changed: Signal,
+}
+
+impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
+    /// Puts the parts together. Touches no disk.
+    pub fn new(setup: Setup<D, E>) -> Rc<Self> {
+        let environment = setup.environment;
+        Rc::new(Self {
+            disks: Disks::new(setup.disks),
+            problems: setup.problems,
+            version: setup.version,
+            tasks: Tasks::default(),
+            buffers: Buffers::new(setup.buffer_bytes),
+            events: Events::default(),
+            jobs: Jobs::new(environment.random()),
+            sessions: Sessions::default(),
+            started: environment.monotonic_nanoseconds(),
+            option: setup.pool,
+            config: Config { cache_blocks: setup.cache_blocks },
+            pool: RefCell::new(PoolState::Opening),
+            creating: Cell::new(false),
+            changed: Signal::default(),
+            environment,
+        })
+    }
+
+    /// Looks at the disks and opens or makes the pool. Returns what came of it, as a sentence for the boot log.
+    pub async fn start(self: &Rc<Self>) -> String {
+        self.disks.look().await;
+        let outcome = match (self.option, self.disks.members()) {
+            (PoolOption::None, _) => Err(Error::new(
+                ErrorKind::NotFound,
+                "the pool was left closed because of pool=none; restart without it, or make one with `pool create`",
+            )),
+            (_, Ok(members)) => self.open(members).await,
+            (_, Err(Members::Unfit(reason))) => Err(Error::new(ErrorKind::Device, reason)),
+            (PoolOption::Open, Err(Members::None)) => Err(self.no_member()),
+            (PoolOption::Auto, Err(Members::None)) => self.create_from_all().await,
+        };
+        match outcome {
+            Ok(pool) => {
+                let status = pool.status();
+                self.adopt(pool);
+                match status.read_only {
+                    None => format!("pool {} is open", status.name),
+                    Some(reason) => format!("pool {} is open read-only: {reason}", status.name),
+                }
+            }
+            Err(error) => {
+                let error = self.explained(error);
+                let sentence = format!("no pool: {}", chain(&error));
+                self.set(PoolState::Absent(error));
+                sentence
+            }
+        }
+    }
+
+    /// Runs requests, jobs, commits and the store's own work; never returns.
+    pub async fn background(self: &Rc<Self>) {
+        self.tasks.run().await;
+    }
+
+    /// Serves NBD on a port; never returns.
+    pub async fn serve_nbd<P: Port + 'static>(self: &Rc<Self>, port: P) {
+        nbd::serve(self, port).await;
+    }
+
+    /// Serves JSON-RPC on a port; never returns.
+    pub async fn serve_control<P: Port + 'static>(self: &Rc<Self>, port: P) {
+        control::serve(self, port).await;
+    }
+
+    /// Serves people on a port; never returns.
+    pub async fn serve_console<P: Port + 'static>(self: &Rc<Self>, port: P) {
+        console::serve(self, port).await;
+    }
+
+    /// The pool, once it is known whether there is one.
+    pub(crate) async fn pool(&self) -> Result<Pool<Disk<D>>> {
+        self.changed.until(|| self.pool_now()).await
+    }
+
+    /// The pool as it stands; `None` while it is being opened.
+    pub(crate) fn pool_now(&self) -> Option<Result<Pool<Disk<D>>>> {
+        match &*self.pool.borrow() {
+            PoolState::Opening => None,
+            PoolState::Absent(error) => Some(Err(error.clone())),
+            PoolState::Open(pool) => Some(Ok(pool.clone())),
+        }
+    }
+
+    /// Makes a pool of the named disks, on an operator's request.
+    pub(crate) async fn create_pool(
+        self: &Rc<Self>,
+        disks: Vec<Disk<D>>,
+        name: Name,
+    ) -> Result<Pool<Disk<D>>> {
+        if let Ok(pool) = self.pool().await {
+            let message = format!(
+                "pool {} is open, and an appliance has one pool; start another appliance for the other disks",
+                pool.status().name
+            );
+            return Err(Error::new(ErrorKind::Exists, message));
+        }
+        if self.creating.replace(true) {
+            let message = "a pool is just being made; wait for it, then look at `pool status`";
+            return Err(Error::new(ErrorKind::InUse, message));
+        }
+        let created = self.create(disks, name).await;
+        self.creating.set(false);
+        let pool = created?;
+        self.disks.look().await;
+        self.adopt(pool.clone());
+        Ok(pool)
+    }
+
+    /// Whether an error is the reason why there is no pool.
+    pub(crate) fn is_why_there_is_no_pool(&self, error: &Error) -> bool {
+        matches!(&*self.pool.borrow(), PoolState::Absent(reason) if reason.message() == error.message())
+    }
+
+    /// Nanoseconds since 1970.
+    pub(crate) fn now(&self) -> u64 {
+        self.environment.unix_time_nanoseconds()
+    }
+
+    pub(crate) fn publish(&self, event: &Event) {
+        self.events.publish(self.now(), event);
+    }
+
+    pub(crate) fn open_session(&self, port: &str, kind: &'static str) -> Rc<Session> {
+        let session = self.sessions.open(port, kind, self.now());
+        self.publish(&Event::SessionOpened { session: session.id.to_string(), port: port.into(), kind });
+        session
+    }
+
+    pub(crate) fn close_session(&self, session: &Session) {
+        self.sessions.close(session);
+        let (id, port) = (session.id.to_string(), session.port.clone());
+        self.publish(&Event::SessionClosed { session: id, port, kind: session.kind });
+    }
+
+    /// Runs a command to its end, whether or not its client stays.
+    pub(crate) fn execute(
+        self: &Rc<Self>,
+        command: Command,
+    ) -> impl Future<Output = Result<Value, ErrorObject>> {
+        let appliance = self.clone();
+        self.tasks.call(async move { commands::execute(&appliance, command).await })
+    }
+
+    async fn open(&self, members: Vec<Disk<D>>) -> Result<Pool<Disk<D>>> {
+        Pool::open(members, self.environment.random(), self.config).await
+    }
+
+    async fn create(&self, disks: Vec<Disk<D>>, name: Name) -> Result<Pool<Disk<D>>> {
+        let new = NewPool {
+            name,
+            id: random_identity(&self.environment),
+            incarnation: self.environment.random(),
+            time: self.now(),
+        };
+        Pool::create(disks, new, self.config).await
+    }
+
+    async fn create_from_all(&self) -> Result<Pool<Disk<D>>> {
+        if self.disks.entries.is_empty() {
+            return Err(self.no_member());
+        }
+        let disks = self.disks.all_blank().map_err(|reason| Error::new(ErrorKind::Device, reason))?;
+        let name = Name::new(DEFAULT_POOL_NAME)
+            .ok_or_else(|| Error::new(ErrorKind::Invalid, "the default pool name is not a name"))?;
+        let pool = self.create(disks, name).await?;
+        self.disks.look().await;
+        Ok(pool)
+    }
+
+    fn no_member(&self) -> Error {
+        let message = match self.disks.entries.is_empty() {
+            true => "no disk was found; attach at least one virtio-blk disk and restart",
+            false => "no disk carries a pool; make one with `pool create`, or restart with pool=auto",
+        };
+        Error::new(ErrorKind::NotFound, message)
+    }
+
+    /// Adds what is known of the disks that are not in use.
+    fn explained(&self, error: Error) -> Error {
+        let refusals = self.disks.refusals();
+        refusals.iter().chain(&self.problems).fold(error, |error, refusal| {
+            match error.message().contains(refusal) {
+                true => error,
+                false => error.observed(refusal),
+            }
+        })
+    }
+
+    fn set(&self, state: PoolState<D>) {
+        *self.pool.borrow_mut() = state;
+        self.changed.notify();
+    }
+
+    /// Takes a pool into service.
+    fn adopt(self: &Rc<Self>, pool: Pool<Disk<D>>) {
+        let background = pool.clone();
+        self.tasks.spawn(async move { background.background().await });
+        let appliance = self.clone();
+        let watched = pool.clone();
+        self.tasks.spawn(async move { appliance.watch(&watched).await });
+        self.publish(&Event::PoolOpened { name: pool.status().name.to_string() });
+        self.set(PoolState::Open(pool));
+    }
+
+    /// Commits by time, and says so when the pool stops taking writes.
+    async fn watch(&self, pool: &Pool<Disk<D>>) {
+        let mut announced = false;
+        let mut waited = 0;
+        loop {
+            self.environment.sleep(WATCH_INTERVAL_NANOSECONDS).await;
+            waited += WATCH_INTERVAL_NANOSECONDS;
+            if let Some(reason) = pool.status().read_only
+                && !announced
+            {
+                announced = true;
+                self.publish(&Event::PoolReadOnly { reason });
+            }
+            if waited >= COMMIT_INTERVAL_NANOSECONDS {
+                waited = 0;
+                // A commit that fails turns the pool read-only, which the next round announces.
+                let _ = if pool.is_dirty() { pool.commit().await } else { Ok(()) };
+            }
+        }
+    }
+}

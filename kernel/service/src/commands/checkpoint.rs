@@ -1,0 +1,97 @@
+//! `checkpoint.*`. What a deleted or converted checkpoint held comes back in the background; a job shows how far.
+
+use super::lists::Window;
+use super::{Outcome, present};
+use crate::appliance::Appliance;
+use crate::environment::Environment;
+use crate::events::Event;
+use crate::jobs::{Job, Work};
+use crate::limits::{CHECKPOINT_VOLUMES_MAX, JOB_POLL_NANOSECONDS};
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use datum_store::device::BlockDevice;
+use datum_store::{Error, ErrorKind, Name, Release};
+use serde_json::{Value, json};
+
+impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
+    pub(super) async fn checkpoint_create(&self, volumes: &[Name], name: &Name) -> Outcome {
+        if volumes.len() > CHECKPOINT_VOLUMES_MAX {
+            let message =
+                format!("one checkpoint spans at most {CHECKPOINT_VOLUMES_MAX} volumes; name fewer");
+            return Err(Error::new(ErrorKind::Limit, message));
+        }
+        let checkpoints = self.pool().await?.create_checkpoint(volumes, name, self.now()).await?;
+        for checkpoint in &checkpoints {
+            let (volume, name) = (checkpoint.volume.to_string(), name.to_string());
+            self.publish(&Event::CheckpointCreated { volume, name });
+        }
+        Ok(json!({ "items": checkpoints.iter().map(present::checkpoint).collect::<Vec<_>>() }))
+    }
+
+    pub(super) async fn checkpoint_list(&self, volume: &Name, window: &Window) -> Outcome {
+        let pool = self.pool().await?;
+        let checkpoints = pool.checkpoints(volume, window.after_name()?.as_ref(), window.probe()).await?;
+        Ok(window.page(checkpoints, |checkpoint| checkpoint.name.to_string(), present::checkpoint))
+    }
+
+    pub(super) async fn checkpoint_show(&self, volume: &Name, name: &Name) -> Outcome {
+        let pool = self.pool().await?;
+        let mut shown = present::checkpoint(&pool.checkpoint(volume, name).await?);
+        shown["unique_bytes"] = json!(pool.unique_bytes(volume, name).await?);
+        Ok(shown)
+    }
+
+    pub(super) async fn checkpoint_delete(self: &Rc<Self>, volume: &Name, name: &Name) -> Outcome {
+        let pool = self.pool().await?;
+        self.jobs.check_room()?;
+        let release = pool.delete_checkpoint(volume, name).await?;
+        self.publish(&Event::CheckpointDeleted { volume: volume.to_string(), name: name.to_string() });
+        let job = self.watch_release("checkpoint.delete", format!("{volume}@{name}"), release);
+        Ok(json!({ "job": job }))
+    }
+
+    pub(super) async fn checkpoint_convert(
+        self: &Rc<Self>,
+        volume: &Name,
+        name: &Name,
+        refpoint: &Name,
+    ) -> Outcome {
+        let pool = self.pool().await?;
+        self.jobs.check_room()?;
+        let (made, release) = pool.convert_checkpoint(volume, name, refpoint).await?;
+        self.publish(&Event::CheckpointConverted {
+            volume: volume.to_string(),
+            name: name.to_string(),
+            refpoint: refpoint.to_string(),
+        });
+        let job = self.watch_release("checkpoint.convert", format!("{volume}@{name}"), release);
+        Ok(json!({ "refpoint": present::refpoint(&made), "job": job }))
+    }
+
+    /// A job that ends when the space is back. The store does the work; the job only looks.
+    fn watch_release(self: &Rc<Self>, kind: &'static str, subject: String, release: Release) -> String {
+        let work = Work { kind, subject, cancellable: false };
+        self.start_job(work, |appliance, job| async move { appliance.follow(&release, &job).await })
+    }
+
+    async fn follow(&self, release: &Release, job: &Job) -> Outcome {
+        let pool = self.pool().await?;
+        loop {
+            let fraction = release.progress(&pool).await?;
+            job.fraction.set(fraction);
+            if fraction >= 1.0 {
+                return Ok(Value::Object(serde_json::Map::new()));
+            }
+            if let Some(reason) = pool.status().read_only {
+                let message =
+                    format!("the pool takes no writes ({reason}); the space returns after it is reopened");
+                return Err(Error::new(ErrorKind::ReadOnly, message));
+            }
+            let held_by = release.held_by(&pool).await?;
+            *job.held_by.borrow_mut() = held_by;
+            self.environment.sleep(JOB_POLL_NANOSECONDS).await;
+        }
+    }
+}

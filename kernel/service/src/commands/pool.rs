@@ -1,0 +1,104 @@
+//! `device.list` and `pool.*`.
+
+use super::lists::Window;
+use super::{Outcome, present};
+use crate::appliance::Appliance;
+use crate::disks::{Contents, Entry};
+use crate::environment::Environment;
+use crate::exports::store_name;
+use crate::jobs::Work;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use datum_protocol::name;
+use datum_store::device::{BLOCK_SIZE, BlockDevice};
+use datum_store::{Error, ErrorKind, Name, Probe};
+use serde_json::{Value, json};
+
+impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
+    pub(super) fn device_list(&self, window: &Window) -> Outcome {
+        let entries = &self.disks.entries;
+        let start = match window.after() {
+            None => 0,
+            Some(after) => {
+                entries.iter().position(|entry| entry.name() == after).map_or(entries.len(), |at| at + 1)
+            }
+        };
+        let shown: Vec<&Entry<D>> = entries.iter().skip(start).take(window.probe()).collect();
+        Ok(window.page(shown, |entry| entry.name().to_string(), |entry| device(entry)))
+    }
+
+    pub(super) async fn pool_create(
+        self: &Rc<Self>,
+        devices: Vec<String>,
+        name: Option<&name::Name>,
+    ) -> Outcome {
+        let name = match name {
+            Some(name) => store_name(name)?,
+            None => Name::new(crate::appliance::DEFAULT_POOL_NAME)
+                .ok_or_else(|| Error::new(ErrorKind::Invalid, "give the pool a name"))?,
+        };
+        let mut disks = Vec::with_capacity(devices.len());
+        for device in &devices {
+            let entry = self.disks.find(device).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, format!("there is no disk {device}; see `device list`"))
+            })?;
+            if let Some(refusal) = entry.refusal() {
+                let message =
+                    format!("{refusal}; wipe its first and last MiB yourself, or name another disk");
+                return Err(Error::new(ErrorKind::Device, message));
+            }
+            disks.push(entry.disk.clone());
+        }
+        let pool = self.create_pool(disks, name).await?;
+        Ok(present::pool(&pool.status()))
+    }
+
+    pub(super) async fn pool_status(&self) -> Outcome {
+        Ok(present::pool(&self.pool().await?.status()))
+    }
+
+    pub(super) async fn pool_check(self: &Rc<Self>) -> Outcome {
+        let pool = self.pool().await?;
+        self.jobs.check_room()?;
+        let work = Work { kind: "pool.check", subject: pool.status().name.to_string(), cancellable: true };
+        let job = self.start_job(work, |_, job| async move {
+            pool.check(&job.progress).await.map(|report| present::report(&report))
+        });
+        Ok(json!({ "job": job }))
+    }
+
+    pub(super) async fn pool_scrub(self: &Rc<Self>) -> Outcome {
+        let pool = self.pool().await?;
+        self.jobs.check_room()?;
+        let work = Work { kind: "pool.scrub", subject: pool.status().name.to_string(), cancellable: true };
+        let job = self.start_job(work, |_, job| async move {
+            pool.scrub(&job.progress).await.map(|report| present::report(&report))
+        });
+        Ok(json!({ "job": job }))
+    }
+}
+
+fn device<D: BlockDevice>(entry: &Entry<D>) -> Value {
+    let mut value = json!({
+        "name": entry.name(),
+        "size": entry.disk.geometry().blocks.saturating_mul(BLOCK_SIZE as u64),
+        "state": entry.state(),
+        "location": entry.location,
+    });
+    match &*entry.contents.borrow() {
+        Contents::Probed(Probe::Member { pool, name, index, members, .. }) => {
+            value["pool"] = json!(name.as_str());
+            value["pool_id"] = json!(format!("{pool:032x}"));
+            value["member"] = json!(index);
+            value["members"] = json!(members);
+        }
+        _ => {
+            if let Some(refusal) = entry.refusal() {
+                value["problem"] = json!(refusal);
+            }
+        }
+    }
+    value
+}

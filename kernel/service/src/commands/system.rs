@@ -1,0 +1,65 @@
+//! `system.info`, `system.shutdown` and `system.reboot`.
+
+use crate::appliance::Appliance;
+use crate::disks::chain;
+use crate::environment::{Environment, Power};
+use crate::limits::POWER_DELAY_NANOSECONDS;
+use crate::time::rfc3339;
+use alloc::rc::Rc;
+use datum_protocol::control::encode::PROTOCOL;
+use datum_store::device::BlockDevice;
+use serde_json::{Value, json};
+
+impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
+    pub(super) fn system_info(&self) -> Value {
+        let memory = self.environment.memory();
+        let uptime = self.environment.monotonic_nanoseconds().saturating_sub(self.started);
+        let mut value = json!({
+            "product": "datum",
+            "version": self.version,
+            "protocol": PROTOCOL,
+            "time": rfc3339(self.now()),
+            "uptime_seconds": uptime / 1_000_000_000,
+            "memory": {
+                "heap_bytes": memory.heap_bytes,
+                "used_bytes": memory.used_bytes,
+                "high_water_bytes": memory.high_water_bytes,
+            },
+            "devices": self.disks.entries.len(),
+            "sessions": self.sessions.count(),
+            "jobs_active": self.jobs.active(),
+            "problems": self.problems,
+        });
+        match self.pool_now() {
+            None => value["pool_state"] = json!("opening"),
+            Some(Ok(pool)) => {
+                let status = pool.status();
+                value["pool"] = json!(status.name.as_str());
+                value["pool_state"] = json!(if status.read_only.is_some() { "read_only" } else { "open" });
+            }
+            Some(Err(error)) => {
+                value["pool_state"] = json!("absent");
+                value["pool_problem"] = json!(chain(&error));
+            }
+        }
+        value
+    }
+
+    /// Makes everything durable, then ends the machine as soon as the answer had time to leave.
+    pub(super) async fn end(self: &Rc<Self>, how: Power) -> Value {
+        // A pool that cannot be closed has said so already, and is as durable as it will ever be.
+        let closed = match self.pool_now() {
+            Some(Ok(pool)) => pool.close().await,
+            Some(Err(_)) | None => Ok(()),
+        };
+        let appliance = self.clone();
+        self.tasks.spawn(async move {
+            appliance.environment.sleep(POWER_DELAY_NANOSECONDS).await;
+            appliance.environment.power(how);
+        });
+        match closed {
+            Ok(()) => json!({}),
+            Err(error) => json!({ "warning": chain(&error) }),
+        }
+    }
+}

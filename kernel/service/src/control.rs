@@ -1,0 +1,129 @@
+//! Control sessions: JSON-RPC requests in, answers in their order, and events in between once asked for.
+//!
+//! A request runs to its end even when its client leaves. One session's long request holds up only that session:
+//! what takes really long is a job anyway.
+
+use crate::appliance::Appliance;
+use crate::environment::Environment;
+use crate::events::Subscription;
+use crate::port::{Chunk, Disconnected, Port};
+use crate::sessions::Session;
+use crate::signal::Signal;
+use crate::time::rfc3339;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::pin::pin;
+use datum_protocol::control::{BadRequest, Command, Frame, Lines, decode, encode};
+use datum_store::device::BlockDevice;
+use futures_util::future::{Either, select};
+
+/// Bytes received at a time.
+const BUFFER_BYTES: usize = 1024;
+
+/// Serves JSON-RPC on a port; never returns.
+pub(crate) async fn serve<D: BlockDevice + 'static, E: Environment + 'static, P: Port>(
+    appliance: &Rc<Appliance<D, E>>,
+    port: P,
+) {
+    loop {
+        port.accept().await;
+        let session = appliance.open_session(port.name(), "control");
+        let conversation =
+            Conversation { appliance, port: &port, session: &session, listening: Listening::default() };
+        let requests = pin!(conversation.requests());
+        let events = pin!(conversation.events());
+        // Either ends when the client has left.
+        match select(requests, events).await {
+            Either::Left((Err(Disconnected), _)) | Either::Right((Err(Disconnected), _)) => {}
+            Either::Left((Ok(never), _)) | Either::Right((Ok(never), _)) => match never {},
+        }
+        appliance.close_session(&session);
+    }
+}
+
+/// Both halves of a session only end by the client's leaving.
+enum Never {}
+
+/// The session's subscription, once there is one.
+#[derive(Default)]
+struct Listening {
+    subscription: RefCell<Option<Rc<Subscription>>>,
+    changed: Signal,
+}
+
+struct Conversation<'a, D: BlockDevice, E: Environment, P> {
+    appliance: &'a Rc<Appliance<D, E>>,
+    port: &'a P,
+    session: &'a Session,
+    listening: Listening,
+}
+
+impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'_, D, E, P> {
+    async fn requests(&self) -> Result<Never, Disconnected> {
+        self.send(encode::hello(&self.appliance.version)).await?;
+        let mut lines = Lines::new();
+        let mut buffer = [0; BUFFER_BYTES];
+        loop {
+            let received = self.port.receive(&mut buffer).await?;
+            self.session.count(&self.session.bytes_received, received as u64);
+            let mut rest = &buffer[..received];
+            loop {
+                let (taken, frame) = lines.receive(rest);
+                rest = &rest[taken..];
+                match frame {
+                    Some(Frame::Line(line)) => self.line(&line).await?,
+                    Some(Frame::TooLong) => self.refuse(BadRequest::too_long()).await?,
+                    None => break,
+                }
+            }
+        }
+    }
+
+    async fn line(&self, line: &[u8]) -> Result<(), Disconnected> {
+        self.session.count(&self.session.requests, 1);
+        let call = match decode(line) {
+            Ok(call) => call,
+            Err(bad) => return self.refuse(bad).await,
+        };
+        let subscribes = matches!(call.command, Command::EventSubscribe {});
+        let outcome = self.appliance.execute(call.command).await;
+        if subscribes && outcome.is_ok() {
+            self.subscribe();
+        }
+        let Some(id) = call.id else { return Ok(()) };
+        self.send(match &outcome {
+            Ok(result) => encode::response(&id, result),
+            Err(error) => encode::error(&id, error),
+        })
+        .await
+    }
+
+    async fn refuse(&self, bad: BadRequest) -> Result<(), Disconnected> {
+        let Some(id) = &bad.id else { return Ok(()) };
+        self.send(encode::error(id, &bad.error)).await
+    }
+
+    fn subscribe(&self) {
+        let mut subscription = self.listening.subscription.borrow_mut();
+        if subscription.is_none() {
+            *subscription = Some(Rc::new(self.appliance.events.subscribe()));
+            self.listening.changed.notify();
+        }
+    }
+
+    async fn events(&self) -> Result<Never, Disconnected> {
+        let subscription =
+            self.listening.changed.until(|| self.listening.subscription.borrow().clone()).await;
+        loop {
+            let (time, event) = subscription.next().await;
+            self.send(encode::notification("event", &event.to_json(&rfc3339(time)))).await?;
+        }
+    }
+
+    async fn send(&self, line: Vec<u8>) -> Result<(), Disconnected> {
+        self.session.count(&self.session.bytes_sent, line.len() as u64);
+        self.port.send(vec![Chunk::Bytes(line)]).await
+    }
+}

@@ -1,0 +1,64 @@
+//! Every bound of the service, in one place. A bound that a client can meet is documented in
+//! `docs/PROTOCOL.md` by the name it has here.
+
+/// Blocks that one step of a READ or WRITE moves. Payloads of any length pass in steps of this size, so that
+/// sixteen clients fit in a machine of 64 MiB.
+pub const CHUNK_BLOCKS: usize = 64;
+
+/// Requests under way in one NBD session; further ones wait in the port.
+pub const REQUESTS_PER_SESSION: usize = 64;
+
+/// Least memory for payloads under way that all sessions share, in blocks. Beside it, each session owns one
+/// chunk a direction, so that none waits for another's client.
+pub const SHARED_BLOCKS_MIN: usize = 4 * CHUNK_BLOCKS;
+
+/// Longest READ or WRITE in bytes, announced as the maximum block size.
+pub const PAYLOAD_BYTES_MAX: u64 = 32 << 20;
+
+/// Extents in one BLOCK_STATUS reply, over all contexts.
+pub const STATUS_EXTENTS_MAX: usize = 2048;
+
+/// Contexts one NBD session may select.
+pub const CONTEXTS_MAX: usize = 16;
+
+/// Exports that a NBD LIST names; more can be opened by name.
+pub const EXPORTS_LISTED_MAX: usize = 4096;
+
+/// Items in a list reply where the request does not say.
+pub const LIST_DEFAULT: usize = 100;
+
+/// Most items in a list reply.
+pub const LIST_MAX: usize = 1000;
+
+/// Extents in a `changes.query` or `allocated.query` reply where the request does not say.
+pub const EXTENTS_DEFAULT: usize = 1000;
+
+/// Most extents in a `changes.query` or `allocated.query` reply.
+pub const EXTENTS_MAX: usize = 4096;
+
+/// Volumes that one checkpoint may span.
+pub const CHECKPOINT_VOLUMES_MAX: usize = 256;
+
+/// Ended jobs that are remembered.
+pub const JOBS_ENDED_MAX: usize = 256;
+
+/// Jobs that may run or wait at once.
+pub const JOBS_ACTIVE_MAX: usize = 1024;
+
+/// Events that wait for one slow subscriber before further ones count as lost.
+pub const EVENTS_QUEUED_MAX: usize = 256;
+
+/// Disks in one machine that the service will look at.
+pub const DISKS_MAX: usize = 64;
+
+/// How long written data may stay outside a commit.
+pub const COMMIT_INTERVAL_NANOSECONDS: u64 = 5_000_000_000;
+
+/// How often the pool is looked at for a turn to read-only.
+pub const WATCH_INTERVAL_NANOSECONDS: u64 = 1_000_000_000;
+
+/// How often a job that waits for the store looks again.
+pub const JOB_POLL_NANOSECONDS: u64 = 100_000_000;
+
+/// What an answer gets to reach its client before the machine goes down.
+pub const POWER_DELAY_NANOSECONDS: u64 = 200_000_000;

@@ -1,0 +1,159 @@
+//! What the requests of one NBD session share: the image, the reply encoder, and the bounds.
+//!
+//! A reply goes out when its request is done. Chunks of different replies may mix, messages never; where one
+//! message cannot hold a reply that must not be mixed, its sender keeps the [`Turn`].
+
+use super::{error_number, error_text};
+use crate::appliance::Appliance;
+use crate::buffers::{Direction, Permit, SessionBuffers};
+use crate::environment::Environment;
+use crate::exports::Export;
+use crate::limits::REQUESTS_PER_SESSION;
+use crate::port::{Chunk, Disconnected, Port};
+use crate::sessions::Session;
+use crate::signal::Signal;
+use crate::tasks::Tasks;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::future::Future;
+use datum_protocol::nbd::{self, ErrorNumber, Replies, RequestId};
+use datum_store::device::BlockDevice;
+use datum_store::{Error, ErrorKind, Image, View};
+
+pub(super) struct Connection<D: BlockDevice, P> {
+    pub(super) image: Image<crate::disks::Disk<D>>,
+    pub(super) replies: Replies,
+    pub(super) session: Rc<Session>,
+    /// What each selected context shows, or why it no longer can.
+    pub(super) contexts: Vec<(u32, Result<View, Error>)>,
+    port: Rc<P>,
+    tasks: Tasks,
+    buffers: Rc<SessionBuffers>,
+    requests: Cell<usize>,
+    sending: Cell<bool>,
+    changed: Signal,
+}
+
+/// The right to send; one sender of a session at a time.
+pub(super) struct Turn<'a> {
+    sending: &'a Cell<bool>,
+    changed: &'a Signal,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.sending.set(false);
+        self.changed.notify();
+    }
+}
+
+impl<D: BlockDevice, P: Port> Connection<D, P> {
+    pub(super) fn new<E: Environment>(
+        appliance: &Appliance<D, E>,
+        port: Rc<P>,
+        session: Rc<Session>,
+        settled: &nbd::Session,
+        export: Export<D>,
+    ) -> Self {
+        Self {
+            image: export.image,
+            replies: Replies::new(settled.mode),
+            session,
+            contexts: export.contexts,
+            port,
+            tasks: appliance.tasks.clone(),
+            buffers: SessionBuffers::new(&appliance.buffers),
+            requests: Cell::new(0),
+            sending: Cell::new(false),
+            changed: Signal::default(),
+        }
+    }
+
+    /// Waits for room for one more request.
+    pub(super) async fn begin(self: &Rc<Self>) -> UnderWay<D, P> {
+        self.changed.until(|| (self.requests.get() < REQUESTS_PER_SESSION).then_some(())).await;
+        self.requests.set(self.requests.get() + 1);
+        UnderWay(self.clone())
+    }
+
+    /// Runs a request to its end, beside the others, once there is room for one more.
+    pub(super) async fn start(self: Rc<Self>, request: impl Future<Output = ()> + 'static)
+    where
+        D: 'static,
+        P: 'static,
+    {
+        let under_way = self.begin().await;
+        self.spawn(async move {
+            request.await;
+            drop(under_way);
+        });
+    }
+
+    /// Runs a part of a request.
+    pub(super) fn spawn(&self, part: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn(part);
+    }
+
+    pub(super) async fn room(&self, direction: Direction, blocks: usize) -> Permit {
+        self.buffers.acquire(direction, blocks).await
+    }
+
+    /// Whether the session may still do anything.
+    pub(super) fn allowed(&self) -> Result<(), Error> {
+        if self.session.is_revoked() {
+            let message = "an operator deleted, reverted or shrank the volume by force; reconnect to go on";
+            return Err(Error::new(ErrorKind::InUse, message));
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody else of this session sends.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        self.changed.until(|| (!self.sending.replace(true)).then_some(())).await;
+        Turn { sending: &self.sending, changed: &self.changed }
+    }
+
+    /// Sends one message within a turn.
+    pub(super) async fn send(&self, _turn: &Turn<'_>, message: Vec<Chunk>) -> Result<(), Disconnected> {
+        if self.session.is_over() {
+            return Err(Disconnected);
+        }
+        let bytes: u64 = message.iter().map(Chunk::len).sum();
+        self.session.count(&self.session.bytes_sent, bytes);
+        self.port.send(message).await
+    }
+
+    /// Replies to a request that returns no data.
+    pub(super) async fn finish(&self, id: RequestId, done: Result<(), Error>) {
+        match done {
+            Ok(()) => self.reply(self.replies.done(id)).await,
+            Err(error) => self.fail(id, &error).await,
+        }
+    }
+
+    pub(super) async fn fail(&self, id: RequestId, error: &Error) {
+        self.error(id, error_number(error), &error_text(error)).await;
+    }
+
+    pub(super) async fn error(&self, id: RequestId, error: ErrorNumber, message: &str) {
+        self.reply(self.replies.error(id, error, message)).await;
+    }
+
+    async fn reply(&self, bytes: Vec<u8>) {
+        let turn = self.turn().await;
+        // Where the client has left, there is nobody to tell.
+        let _ = self.send(&turn, vec![Chunk::Bytes(bytes)]).await;
+    }
+}
+
+/// A request counts until this is dropped.
+pub(super) struct UnderWay<D: BlockDevice, P>(Rc<Connection<D, P>>);
+
+impl<D: BlockDevice, P> Drop for UnderWay<D, P> {
+    fn drop(&mut self) {
+        self.0.requests.set(self.0.requests.get() - 1);
+        self.0.changed.notify();
+    }
+}
