@@ -21,4 +21,4 @@ pub use lines::{Frame, Lines};
 pub use request::{BadRequest, Call, Id, decode};
 pub use value::Value;
 
-pub(crate) use command::quoted;
+pub(crate) use command::{nearest, quoted};

@@ -1,0 +1,21 @@
+//! The console: the command table for people.
+//!
+//! [`Editor`] turns a terminal's bytes into lines, [`parse`] a line into the same [`Command`](crate::control::Command)
+//! the control port has, [`complete`] helps typing it, and [`render`] shows results and errors. All of it works on a raw
+//! serial line: nothing is assumed of the terminal but cursor movement of the VT100.
+
+mod complete;
+mod editor;
+mod grammar;
+mod help;
+mod human;
+mod keys;
+mod render;
+mod words;
+
+pub use complete::{Completion, Objects, complete};
+pub use editor::{Editor, Entered};
+pub use grammar::{Entry, parse};
+pub use help::synopsis;
+pub use human::size_text;
+pub use render::{for_terminal, render, render_error, render_event};

@@ -1,0 +1,247 @@
+//! Results and errors as people read them: aligned lines for objects, tables for lists.
+//!
+//! It works on any result, by its shape alone, so a new command needs nothing here. Lines end with LF;
+//! [`for_terminal`] makes them fit a raw terminal. Control characters never reach the terminal.
+
+use super::human::size_text;
+use crate::control::ErrorObject;
+use crate::limits::CONSOLE_COLUMN_MAX;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use serde_json::{Map, Value};
+
+/// Columns that come first, in this order; the others follow by the alphabet.
+const FIRST: [&str; 13] = [
+    "volume", "name", "id", "job", "kind", "offset", "length", "state", "progress", "size", "change",
+    "created", "device",
+];
+
+/// Shows a result.
+pub fn render(result: &Value) -> String {
+    match result {
+        Value::Object(object) => object_text(object),
+        Value::Array(items) => table(items),
+        scalar => format!("{}\n", cell("", scalar)),
+    }
+}
+
+/// Shows an error and its causes.
+pub fn render_error(error: &ErrorObject) -> String {
+    let mut text = format!("error: {}\n", clean(&error.message));
+    for observation in &error.observations {
+        text.push_str(&format!("  cause: {}\n", clean(observation)));
+    }
+    text
+}
+
+/// Shows an event on one line.
+pub fn render_event(event: &Value) -> String {
+    format!("* {}\n", inline(event))
+}
+
+/// Gives every line the end that a raw terminal needs.
+pub fn for_terminal(text: &str) -> Vec<u8> {
+    text.replace('\n', "\r\n").into_bytes()
+}
+
+fn object_text(object: &Map<String, Value>) -> String {
+    if let (1, Some(Value::String(text))) = (object.len(), object.get("text")) {
+        return lines(text);
+    }
+    let (lists, plain): (Vec<&str>, Vec<&str>) =
+        ordered(object.keys()).into_iter().partition(|key| object.get(*key).is_some_and(is_table));
+    let only_items = lists == ["items"];
+    let plain: Vec<&str> = plain.into_iter().filter(|key| !key.starts_with("next")).collect();
+    let width = plain.iter().map(|key| key.len()).max().unwrap_or_default();
+    let mut text = String::new();
+    for key in plain {
+        text.push_str(&format!("{key:width$}  {}\n", full(key, object.get(key).unwrap_or(&Value::Null))));
+    }
+    for key in lists {
+        let items = object.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        if !only_items && !items.is_empty() {
+            text.push_str(&format!("{}{key}:\n", if text.is_empty() { "" } else { "\n" }));
+        }
+        if items.is_empty() && !only_items {
+            text.push_str(&format!("{key:width$}  none\n"));
+        } else {
+            text.push_str(&table(items));
+        }
+    }
+    for (key, option) in [("next", "--after"), ("next_offset", "--offset")] {
+        if let Some(next) = object.get(key).filter(|next| !next.is_null()) {
+            text.push_str(&format!("more: repeat with {option} {}\n", cell("", next)));
+        }
+    }
+    if text.is_empty() { "done\n".to_owned() } else { text }
+}
+
+/// Lists of objects and empty lists are tables; lists of texts are cells.
+fn is_table(value: &Value) -> bool {
+    value.as_array().is_some_and(|items| items.iter().all(Value::is_object))
+}
+
+fn table(items: &[Value]) -> String {
+    if items.is_empty() {
+        return "none\n".to_owned();
+    }
+    let mut keys: Vec<&str> = Vec::new();
+    for item in items.iter().filter_map(Value::as_object) {
+        for key in ordered(item.keys()) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+    if keys.is_empty() {
+        return items.iter().map(|item| format!("{}\n", cell("", item))).collect();
+    }
+    let mut rows: Vec<Vec<String>> = Vec::with_capacity(items.len() + 1);
+    rows.push(keys.iter().map(|key| key.to_uppercase()).collect());
+    for item in items {
+        rows.push(keys.iter().map(|key| cell(key, item.get(key).unwrap_or(&Value::Null))).collect());
+    }
+    let numeric: Vec<bool> =
+        keys.iter().map(|key| items.iter().all(|item| is_numeric(item.get(key)))).collect();
+    aligned(&rows, &numeric)
+}
+
+fn is_numeric(value: Option<&Value>) -> bool {
+    value.is_none_or(|value| value.is_number() || value.is_null())
+}
+
+fn aligned(rows: &[Vec<String>], numeric: &[bool]) -> String {
+    let widths: Vec<usize> = (0..numeric.len())
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max())
+        .map(Option::unwrap_or_default)
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for ((cell, width), numeric) in row.iter().zip(&widths).zip(numeric) {
+            if !line.is_empty() {
+                line.push_str("  ");
+            }
+            line.push_str(&if *numeric { format!("{cell:>width$}") } else { format!("{cell:width$}") });
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn ordered<'a>(keys: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
+    let mut keys: Vec<&str> = keys.map(String::as_str).collect();
+    let rank = |key: &str| FIRST.iter().position(|first| *first == key).unwrap_or(FIRST.len());
+    keys.sort_by(|a, b| rank(a).cmp(&rank(b)).then(a.cmp(b)));
+    keys
+}
+
+fn is_size(key: &str) -> bool {
+    key == "size" || key == "bytes" || key.ends_with("_bytes")
+}
+
+/// A value beside its key: sizes also exactly.
+fn full(key: &str, value: &Value) -> String {
+    match (value, value.as_u64()) {
+        (_, Some(bytes)) if is_size(key) && bytes >= 1024 => format!("{} ({bytes})", size_text(bytes)),
+        (Value::String(text), _) => clean(text),
+        (Value::Object(_), _) => inline(value),
+        _ => cell(key, value),
+    }
+}
+
+/// A value in a table, on one line and not too wide.
+fn cell(key: &str, value: &Value) -> String {
+    let text = match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::Number(number) => match (number.as_u64(), number.as_f64()) {
+            (Some(bytes), _) if is_size(key) => size_text(bytes),
+            (_, Some(part)) if key == "progress" => format!("{:.0} %", part * 100.0),
+            _ => number.to_string(),
+        },
+        Value::String(text) => clean(text),
+        Value::Array(_) | Value::Object(_) => inline(value),
+    };
+    if text.chars().count() <= CONSOLE_COLUMN_MAX {
+        return text;
+    }
+    let mut cut: String = text.chars().take(CONSOLE_COLUMN_MAX - 1).collect();
+    cut.push('…');
+    cut
+}
+
+/// Anything on one line; results nest no deeper than a few levels.
+fn inline(value: &Value) -> String {
+    match value {
+        Value::Array(items) if items.is_empty() => "none".to_owned(),
+        Value::Array(items) => items.iter().map(inline).collect::<Vec<_>>().join(", "),
+        Value::Object(object) => {
+            let members = ordered(object.keys()).into_iter();
+            let texts =
+                members.map(|key| format!("{key} {}", object.get(key).map(inline).unwrap_or_default()));
+            texts.collect::<Vec<_>>().join(", ")
+        }
+        Value::String(text) => clean(text),
+        scalar => cell("", scalar),
+    }
+}
+
+/// Without control characters, which could rewrite the terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
+}
+
+fn lines(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n", clean(line))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::ErrorKind;
+
+    fn shown(json: &str) -> String {
+        render(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn objects_are_aligned_lines() {
+        let text = shown(
+            r#"{"size":21474836480,"name":"db","suspended":false,"origin":null,"held_by":["a","b"],"x":{"b":1,"name":"y"}}"#,
+        );
+        let expected = "name       db\nsize       20 GiB (21474836480)\nheld_by    a, b\norigin     -\nsuspended  no\nx          name y, b 1\n";
+        assert_eq!(text, expected);
+        assert_eq!(shown("{}"), "done\n");
+        assert_eq!(shown(r#"{"text":"a 1\nb\u001b 2\n"}"#), "a 1\nb· 2\n");
+        assert_eq!(shown(r#"{"token":"datum:1:00"}"#), "token  datum:1:00\n");
+    }
+
+    #[test]
+    fn lists_are_tables() {
+        let text = shown(
+            r#"{"items":[{"name":"a","size":4096,"progress":0.5},{"name":"longer","size":1073741824}],"next":"longer"}"#,
+        );
+        let expected = "NAME    PROGRESS   SIZE\na           50 %  4 KiB\nlonger         -  1 GiB\nmore: repeat with --after longer\n";
+        assert_eq!(text, expected);
+        assert_eq!(shown(r#"{"items":[]}"#), "none\n");
+        let extents =
+            shown(r#"{"changed_bytes":4096,"extents":[{"length":4096,"kind":"data","offset":8192}]}"#);
+        assert_eq!(
+            extents,
+            "changed_bytes  4 KiB (4096)\n\nextents:\nKIND  OFFSET  LENGTH\ndata    8192    4096\n"
+        );
+        assert_eq!(shown(r#"{"errors":0,"findings":[]}"#), "errors  0\nfindings  none\n");
+    }
+
+    #[test]
+    fn errors_name_their_causes() {
+        let error = ErrorObject::new(ErrorKind::Io, "reading failed; replace vd0").observed("vd0: I/O error");
+        assert_eq!(render_error(&error), "error: reading failed; replace vd0\n  cause: vd0: I/O error\n");
+        assert_eq!(for_terminal("a\nb\n"), b"a\r\nb\r\n");
+    }
+}
