@@ -1,0 +1,198 @@
+//! Costs that are promised, counted: device requests of an acknowledged write, node reads of a change query, space and
+//! memory with many points. Counts, never times.
+
+use datum_store::View;
+use datum_tests::action::Action;
+use datum_tests::disk::PowerLoss;
+use datum_tests::observe;
+use datum_tests::perform::name;
+use datum_tests::story::Story;
+use datum_tests::world::Setup;
+
+#[test]
+fn an_acknowledged_write_costs_two_writes_and_one_flush() {
+    let mut story = Story::with(&Setup { cache_blocks: 4096, ..Setup::small(1) }, 1 << 20);
+    story.fill(0, 1000);
+    story.commit();
+    story.world.executor.idle();
+    for block in [5, 700, 200] {
+        let write = story.write("v", block);
+        let Action::Write { contents, .. } = &write else { unreachable!() };
+        let bytes = story.world.contents.bytes(contents[0]);
+        let image = story.world.image("v");
+        let before = story.world.pool().counters();
+        story.world.executor.run(image.write(datum_store::BlockIndex(block), vec![bytes])).expect("written");
+        story.world.executor.run(image.flush()).expect("flushed");
+        let after = story.world.pool().counters();
+        assert_eq!(after.device_writes - before.device_writes, 2, "device writes");
+        assert_eq!(after.device_flushes - before.device_flushes, 1, "device flushes");
+        assert_eq!(after.log_records - before.log_records, 1, "log records");
+    }
+}
+
+/// A flush touches only members that were written since the last one.
+#[test]
+fn a_flush_with_nothing_to_do_costs_nothing() {
+    let mut story = Story::new(2, 100);
+    story.w(1);
+    story.flush();
+    let before = story.world.pool().counters();
+    for _ in 0..10 {
+        story.flush();
+    }
+    let after = story.world.pool().counters();
+    assert_eq!(after.device_writes, before.device_writes, "nothing is written");
+}
+
+/// Flushes that arrive while one is under way share the next record.
+#[test]
+fn concurrent_flushes_share_records() {
+    let mut story = Story::new(3, 1000);
+    story.fill(0, 1000);
+    story.commit();
+    let before = story.world.pool().counters();
+    let image = story.world.image("v");
+    let mut work: Vec<datum_tests::executor::BoxFuture<'_, datum_store::Result<()>>> = Vec::new();
+    for block in 0..64 {
+        let content = story.world.contents.draw();
+        let bytes = story.world.contents.bytes(content);
+        let image = image.clone();
+        work.push(Box::pin(async move {
+            image.write(datum_store::BlockIndex(block), vec![bytes]).await?;
+            image.flush().await
+        }));
+    }
+    for result in story.world.executor.run_all(work) {
+        result.expect("written and flushed");
+    }
+    let after = story.world.pool().counters();
+    let records = after.log_records - before.log_records;
+    assert!(records <= 64, "{records} records for 64 flushes");
+}
+
+/// Node reads of a change query, with nothing in memory.
+fn cold_node_reads(size: u64, written: u64, changed: u64) -> (u64, usize) {
+    let mut story = Story::with(&Setup { members: vec![200_000], ..Setup::small(4) }, size);
+    let spread = |i: u64| (i * 7919) % written;
+    for first in (0..written).step_by(256) {
+        let contents = (first..(first + 256).min(written)).map(|_| story.world.contents.draw()).collect();
+        let image = story.world.image("v");
+        let contents: Vec<u64> = contents;
+        let blocks = contents.iter().map(|c| story.world.contents.bytes(*c)).collect();
+        story.world.executor.run(image.write(datum_store::BlockIndex(first), blocks)).expect("written");
+    }
+    story.world.call(async |pool| pool.create_refpoint(&name("v"), &name("r"), 1).await).expect("a refpoint");
+    for i in 0..changed {
+        let content = story.world.contents.draw();
+        let bytes = story.world.contents.bytes(content);
+        let image = story.world.image("v");
+        story
+            .world
+            .executor
+            .run(image.write(datum_store::BlockIndex(spread(i)), vec![bytes]))
+            .expect("written");
+    }
+    story.world.call(async |pool| pool.close().await).expect("closed");
+    let images = story.world.power_off(PowerLoss::Nothing);
+    story.world.power_on(images);
+    story.world.open().expect("opens");
+    let before = story.world.pool().counters().node_reads;
+    let extents = story.world.call(async |pool| {
+        let image = pool.open_image(&name("v"), None).await.expect("opens");
+        let since = datum_store::Since::Point(name("r"));
+        let change = pool.resolve_since(&name("v"), None, &since).await.expect("resolves");
+        observe::all_extents(&image, View::Changes(change), 1000).await
+    });
+    let changed_blocks: u64 = extents.iter().filter(|e| e.changed).map(|e| e.blocks).sum();
+    assert_eq!(changed_blocks, changed);
+    (story.world.pool().counters().node_reads - before, extents.len())
+}
+
+/// "What changed since?" reads nodes by the number of changes, not by the size of the volume or of its contents.
+#[test]
+fn a_change_query_costs_by_its_changes() {
+    let (few, _) = cold_node_reads(1 << 20, 50_000, 5);
+    let (few_in_large, _) = cold_node_reads(1 << 34, 50_000, 5);
+    let (many, _) = cold_node_reads(1 << 20, 50_000, 200);
+    let (none, _) = cold_node_reads(1 << 34, 50_000, 0);
+    assert!(none <= 20, "{none} node reads to find no change");
+    assert!(few <= 5 * 5 + 20, "{few} node reads to find 5 changes among 50,000 blocks");
+    assert!(few_in_large <= 5 * 7 + 20, "{few_in_large} node reads in a volume of 64 TiB");
+    assert!(many > few && many <= 200 * 3 + 40, "{many} node reads to find 200 changes");
+}
+
+/// Checkpoint creation costs the same whatever the volume's size and contents.
+#[test]
+fn a_checkpoint_costs_the_same_on_any_volume() {
+    let cost = |size: u64, blocks: u64| {
+        let mut story = Story::with(&Setup { members: vec![100_000], ..Setup::small(5) }, size);
+        story.fill(0, blocks);
+        story.commit();
+        story.world.executor.idle();
+        let before = story.world.pool().counters();
+        story
+            .world
+            .call(async |pool| pool.create_checkpoint(&[name("v")], &name("c"), 1).await)
+            .expect("made");
+        let after = story.world.pool().counters();
+        (after.device_writes - before.device_writes, after.device_flushes - before.device_flushes)
+    };
+    let small = cost(1, 1);
+    assert_eq!(cost(1 << 32, 20_000), small);
+    assert!(small.0 <= 2 && small.1 <= 2, "{small:?} device writes and flushes");
+}
+
+/// How many points the scale test makes: a tenth by default, the promised numbers with `DATUM_SCALE=full`.
+fn scale(full: u64) -> u64 {
+    if std::env::var("DATUM_SCALE").is_ok_and(|scale| scale == "full") { full } else { full / 20 }
+}
+
+#[test]
+fn ten_thousand_checkpoints_and_a_hundred_thousand_reference_points() {
+    let (checkpoints, refpoints) = (scale(10_000), scale(100_000));
+    let mut story = Story::with(&Setup { members: vec![262_144], ..Setup::small(6) }, 1 << 20);
+    let image = story.world.image("v");
+    for i in 0..checkpoints {
+        let content = story.world.contents.draw();
+        let bytes = story.world.contents.bytes(content);
+        story
+            .world
+            .executor
+            .run(image.write(datum_store::BlockIndex(i % 1000), vec![bytes]))
+            .expect("written");
+        let point = name(&format!("c{i:06}"));
+        story.world.call(async |pool| pool.create_checkpoint(&[name("v")], &point, i).await).expect("made");
+    }
+    for i in 0..refpoints {
+        let point = name(&format!("r{i:06}"));
+        story.world.call(async |pool| pool.create_refpoint(&name("v"), &point, i).await).expect("made");
+    }
+    drop(image);
+    story.world.drop_images();
+    story.world.call(async |pool| pool.commit().await).expect("committed");
+    let images = story.world.power_off(PowerLoss::Nothing);
+    story.world.power_on(images);
+    story.world.open().expect("opens");
+    let opened = story.world.pool().counters();
+    println!("{checkpoints} checkpoints, {refpoints} refpoints: {} reads to open", opened.open_reads);
+    assert!(opened.open_reads < 5_000, "{} reads to open", opened.open_reads);
+    story.world.check();
+    let pool = story.world.pool();
+    let (shown_checkpoints, shown_refpoints) = story.world.executor.run(async {
+        (
+            observe::all_checkpoints(&pool, &name("v"), 500).await.len() as u64,
+            observe::all_refpoints(&pool, &name("v"), 500).await.len() as u64,
+        )
+    });
+    assert_eq!((shown_checkpoints, shown_refpoints), (checkpoints, refpoints));
+    for point in [0, checkpoints / 2, checkpoints - 1] {
+        let since = datum_store::Since::Point(name(&format!("c{point:06}")));
+        let changed: u64 = story.world.executor.run(async {
+            let image = pool.open_image(&name("v"), None).await.expect("opens");
+            let change = pool.resolve_since(&name("v"), None, &since).await.expect("resolves");
+            let extents = observe::all_extents(&image, View::Changes(change), 100).await;
+            extents.iter().filter(|extent| extent.changed).map(|extent| extent.blocks).sum()
+        });
+        assert_eq!(changed, (checkpoints - 1 - point).min(1000), "changes since checkpoint {point}");
+    }
+}

@@ -1,0 +1,217 @@
+//! Pools of 1 to 16 members, and every wrong set of disks: refused by kind, and left untouched.
+
+use datum_store::{Config, ErrorKind, NewPool, Pool, Probe, probe};
+use datum_tests::action::Action;
+use datum_tests::disk::{DiskImage, PowerLoss};
+use datum_tests::executor::Executor;
+use datum_tests::perform::{Disk, name};
+use datum_tests::story::Story;
+use datum_tests::world::{Setup, World};
+
+const CONFIG: Config = Config { cache_blocks: 256 };
+
+fn setup(members: Vec<u64>) -> Setup {
+    Setup { members, ..Setup::small(7) }
+}
+
+/// A pool of two members with data in it, powered off.
+fn two_members(seed: u64) -> (World, Vec<DiskImage>) {
+    let mut story = Story::with(&Setup { seed, ..setup(vec![4096, 8192]) }, 1000);
+    story.fill(0, 300);
+    story.checkpoint("c");
+    story.world.reopen();
+    let images = story.world.power_off(PowerLoss::Nothing);
+    (story.world, images)
+}
+
+/// Tries to open these disks; wants an error, and not one byte written.
+fn refused(world: &mut World, images: Vec<DiskImage>) -> ErrorKind {
+    world.power_off(PowerLoss::Nothing);
+    world.power_on(images);
+    let error = world.open().err().expect("these disks must be refused");
+    assert!(!error.message().is_empty());
+    world.executor.idle();
+    assert!(world.disks.iter().all(|disk| disk.inner().unflushed() == 0), "a refused disk is left untouched");
+    error.kind()
+}
+
+fn new_pool(seed: u64) -> NewPool {
+    NewPool { name: name("other"), id: u128::from(seed), incarnation: seed, time: 1 }
+}
+
+fn probed(world: &mut World, disk: usize) -> Probe {
+    let disk = world.disks[disk].clone();
+    world.executor.run(probe(&disk)).expect("a healthy disk can be probed")
+}
+
+#[test]
+fn one_to_sixteen_members_work_in_any_order() {
+    for members in [1, 2, 3, 7, 16] {
+        let mut story = Story::with(&setup((0..members).map(|i| 2048 + i * 300).collect()), 5000);
+        story.fill(0, 2000);
+        story.checkpoint("c");
+        assert_eq!(story.world.pool().status().members.len() as u64, members);
+        let mut images = story.world.power_off(PowerLoss::Any);
+        images.reverse();
+        story.world.power_on(images);
+        story.world.open().expect("the order of the disks is of no consequence");
+        story.world.verify();
+        story.world.check();
+        story.end();
+    }
+}
+
+#[test]
+fn seventeen_members_or_none_are_refused() {
+    for members in [0, 17] {
+        let mut world = World::unborn(&setup(vec![4096; members]));
+        let disks = world.disks.clone();
+        assert!(world.executor.run(Pool::create(disks, new_pool(1), CONFIG)).is_err());
+        let disks = world.disks.clone();
+        assert!(world.executor.run(Pool::open(disks, 1, CONFIG)).is_err());
+    }
+}
+
+#[test]
+fn a_missing_or_duplicated_member_is_refused() {
+    let (mut world, images) = two_members(1);
+    assert_eq!(refused(&mut world, vec![images[0].clone()]), ErrorKind::Device);
+    assert_eq!(refused(&mut world, vec![images[1].clone()]), ErrorKind::Device);
+    assert_eq!(refused(&mut world, vec![images[0].clone(), images[0].clone()]), ErrorKind::Device);
+    let three = vec![images[0].clone(), images[1].clone(), images[1].clone()];
+    assert_eq!(refused(&mut world, three), ErrorKind::Device);
+}
+
+#[test]
+fn a_blank_or_foreign_disk_among_the_members_is_refused() {
+    let (mut world, images) = two_members(1);
+    let (_, other) = two_members(2);
+    assert_eq!(refused(&mut world, vec![images[0].clone(), other[1].clone()]), ErrorKind::Device);
+    assert_eq!(refused(&mut world, vec![images[0].clone(), DiskImage::blank(8192)]), ErrorKind::Device);
+    let mut three = images.clone();
+    three.push(DiskImage::blank(4096));
+    assert_eq!(refused(&mut world, three), ErrorKind::Device);
+}
+
+#[test]
+fn a_shrunk_or_read_only_member_is_refused() {
+    let (mut world, images) = two_members(1);
+    let shrunk = vec![images[0].clone(), images[1].clone().resized(8000)];
+    assert_eq!(refused(&mut world, shrunk), ErrorKind::Device);
+    let read_only = vec![images[0].clone(), images[1].clone().read_only()];
+    let kind = refused(&mut world, read_only);
+    assert!([ErrorKind::Device, ErrorKind::ReadOnly].contains(&kind), "{kind:?}");
+}
+
+/// A grown member loses the copies at its end, not those at its start: it either opens whole or is refused, but
+/// never opens with less than all.
+#[test]
+fn a_grown_member_opens_whole_or_not_at_all() {
+    let (mut world, images) = two_members(1);
+    world.power_on(vec![images[0].clone(), images[1].clone().resized(9000)]);
+    match world.open() {
+        Ok(()) => world.verify(),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Device),
+    }
+}
+
+#[test]
+fn probe_tells_what_lies_on_a_disk() {
+    let (mut world, mut images) = two_members(1);
+    images.push(DiskImage::blank(4096));
+    images.push(DiskImage::blank(4));
+    let mut foreign = DiskImage::blank(4096);
+    foreign.alter(0, |block| block[510..512].copy_from_slice(&[0x55, 0xaa]));
+    images.push(foreign);
+    let mut foreign_at_the_end = DiskImage::blank(4096);
+    foreign_at_the_end.alter(4095, |block| block[4000] = 1);
+    images.push(foreign_at_the_end);
+    world.power_on(images);
+    for index in 0..2 {
+        match probed(&mut world, index) {
+            Probe::Member { index: found, members, name: pool, .. } => {
+                assert_eq!((found as usize, members, pool), (index, 2, name("tank")));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(probed(&mut world, 2), Probe::Blank);
+    assert_eq!(probed(&mut world, 3), Probe::TooSmall);
+    assert!(matches!(probed(&mut world, 4), Probe::Foreign(_)));
+    assert!(matches!(probed(&mut world, 5), Probe::Foreign(_)));
+}
+
+#[test]
+fn creation_refuses_disks_that_hold_something() {
+    let (mut world, images) = two_members(1);
+    let before = images.clone();
+    world.power_on(images);
+    let disks = world.disks.clone();
+    assert!(world.executor.run(Pool::create(disks, new_pool(9), CONFIG)).is_err());
+    world.executor.idle();
+    let after = world.power_off(PowerLoss::Everything);
+    let same =
+        before.iter().zip(&after).all(|(a, b)| b.written().iter().all(|at| a.block(*at) == b.block(*at)));
+    assert!(same, "refused disks are left untouched");
+    let small = World::unborn(&setup(vec![4096, 4]));
+    let mut executor = Executor::new(1);
+    for disk in &small.disks {
+        executor.attach(std::rc::Rc::new(disk.inner().clone()));
+    }
+    assert!(executor.run(Pool::create(small.disks.clone(), new_pool(9), CONFIG)).is_err());
+}
+
+/// Creation may end anywhere. What is left is blank, an unfinished creation that can be made again, or a whole pool;
+/// never a pool that lacks something, and never a disk that nobody may use.
+#[test]
+fn an_interrupted_creation_can_be_repeated() {
+    let (mut unfinished, mut whole) = (0, 0);
+    for steps in 0..150 {
+        for policy in PowerLoss::ALL {
+            let mut world = World::unborn(&Setup { seed: steps, ..setup(vec![2048, 2048]) });
+            let create = Pool::create(world.disks.clone(), new_pool(5), CONFIG);
+            drop(world.executor.run_for(create, steps));
+            let images = world.power_off(policy);
+            world.power_on(images);
+            let found = [probed(&mut world, 0), probed(&mut world, 1)];
+            if found.iter().all(|probe| matches!(probe, Probe::Member { .. })) {
+                world.open().expect("a created pool opens");
+                world.check();
+                whole += 1;
+                continue;
+            }
+            unfinished += usize::from(found.iter().any(|probe| matches!(probe, Probe::Unfinished { .. })));
+            let usable = |probe: &Probe| matches!(probe, Probe::Blank | Probe::Unfinished { .. });
+            if found.iter().all(usable) {
+                let disks = world.disks.clone();
+                let made = world.executor.run(Pool::create(disks, new_pool(6), CONFIG));
+                made.unwrap_or_else(|error| panic!("after {steps} steps, {policy:?}: {error}: {found:?}"));
+            } else {
+                panic!("after {steps} steps, {policy:?}: {found:?}");
+            }
+        }
+    }
+    assert!(
+        unfinished > 0 && whole > 0,
+        "the steps reach every stage: {unfinished} unfinished, {whole} whole"
+    );
+}
+
+#[test]
+fn disks_without_discard_serve_as_well() {
+    let mut world = World::unborn(&setup(vec![4096]));
+    world.power_off(PowerLoss::Nothing);
+    world.power_on(vec![DiskImage::blank(4096).without_discard()]);
+    let disks: Vec<Disk> = world.disks.clone();
+    let pool = world.executor.run(Pool::create(disks, new_pool(3), CONFIG)).expect("the pool is made");
+    drop(pool);
+    world.open().expect("it opens");
+    world.model.settle(Default::default());
+    world.act(Action::CreateVolume { name: "v".into(), size: 100, timeline: 4, time: 2 });
+    let contents = (0..100).map(|_| world.contents.draw()).collect();
+    world.act(Action::Write { volume: "v".into(), first: 0, contents });
+    world.act(Action::Trim { volume: "v".into(), first: 0, count: 100 });
+    world.quiesce();
+    world.verify();
+    world.check();
+}

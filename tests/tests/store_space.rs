@@ -1,0 +1,194 @@
+//! Space: a full pool refuses writes whole, still deletes, converts and reads, and gets everything back.
+
+use datum_store::ErrorKind;
+use datum_tests::action::Action;
+use datum_tests::disk::PowerLoss;
+use datum_tests::operation::VOLUME_BLOCKS_MAX;
+use datum_tests::perform::name;
+use datum_tests::story::{Story, told};
+use datum_tests::world::Setup;
+
+fn tight(seed: u64) -> Story {
+    Story::with(&Setup { members: vec![2048], ..Setup::small(seed) }, 1 << 24)
+}
+
+/// Writes `length` blocks at a time from `at` on until the pool is full; returns the first block not written.
+fn fill_up(story: &mut Story, mut at: u64, length: u64) -> u64 {
+    loop {
+        let contents = (0..length).map(|_| story.world.contents.draw()).collect();
+        match story.world.attempt(Action::Write { volume: "v".into(), first: at, contents }) {
+            Ok(_) => at += length,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{error} {:?}", error.observations());
+                return at;
+            }
+        }
+        assert!(at < 100_000, "a pool of 2,048 blocks never fills");
+    }
+}
+
+#[test]
+fn a_refused_write_leaves_nothing_behind() {
+    told(3, |seed| {
+        let mut story = tight(seed);
+        let end = fill_up(&mut story, 0, 64);
+        story.world.verify();
+        let end = fill_up(&mut story, end, 1);
+        story.world.verify();
+        story.world.check();
+        assert!(end > 1200, "{end} of 2048 blocks took data");
+        story.flush();
+        story.crash(PowerLoss::Nothing);
+        story.end();
+    });
+}
+
+#[test]
+fn a_full_pool_deletes_converts_reads_and_then_writes_again() {
+    told(4, |seed| {
+        let mut story = tight(seed);
+        story.fill(0, 500);
+        story.checkpoint("c");
+        story.fill(0, 400);
+        story.checkpoint("d");
+        let end = fill_up(&mut story, 1000, 1);
+        story.world.verify();
+        match seed {
+            0 => story.convert("c"),
+            1 => story.delete("c"),
+            2 => story.trim(1000, end - 1000),
+            _ => {
+                story.refpoint("r");
+                story.convert("c");
+                story.trim(0, 10);
+            }
+        }
+        story.fill(5000, 200);
+        story.world.verify();
+        story.crash(PowerLoss::Any);
+        story.end();
+    });
+}
+
+/// Overwriting on a full pool needs a block before it frees one: the reserve must not let it eat itself up, crash
+/// after crash.
+#[test]
+fn a_full_pool_survives_overwrites_and_restarts() {
+    told(3, |seed| {
+        let mut story = tight(seed);
+        fill_up(&mut story, 0, 1);
+        for round in 0..30 {
+            let write = story.write("v", round * 7);
+            if let Err(error) = story.world.attempt(write) {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+            }
+            if round % 5 == 0 {
+                story.crash(PowerLoss::Any);
+            }
+        }
+        story.world.act(Action::DeleteVolume { name: "v".into() });
+        story.create("v", 5000);
+        story.fill(0, 1000);
+        story.end();
+    });
+}
+
+#[test]
+fn administrative_commands_go_on_until_they_too_say_no_space() {
+    let mut story = tight(1);
+    fill_up(&mut story, 0, 1);
+    let mut made = 0;
+    for i in 0..3000 {
+        let point = Action::CreateRefpoint { volume: "v".into(), name: format!("r{i}"), time: 0 };
+        match story.world.attempt(point) {
+            Ok(_) => made += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+                break;
+            }
+        }
+    }
+    for i in 0..made {
+        story.world.act(Action::DeleteRefpoint { volume: "v".into(), name: format!("r{i}") });
+    }
+    story.world.act(Action::DeleteVolume { name: "v".into() });
+    story.create("v", 5000);
+    story.fill(0, 1000);
+    story.end();
+}
+
+/// What is shown as unique comes back when the checkpoint goes.
+#[test]
+fn unique_bytes_are_what_deletion_returns() {
+    told(3, |seed| {
+        let mut story = Story::new(seed, 10_000);
+        story.fill(0, 2000);
+        story.checkpoint("a");
+        story.fill(500, 1000);
+        story.checkpoint("b");
+        story.fill(0, 700);
+        story.world.quiesce();
+        for (point, data) in [("a", 1000 - 200), ("b", 200)] {
+            let unique = story.world.call(async |pool| pool.unique_bytes(&name("v"), &name(point)).await);
+            let unique = unique.expect("unique bytes are told");
+            let before = story.world.pool().status().allocated_bytes;
+            story.delete(point);
+            story.world.quiesce();
+            let returned = before.saturating_sub(story.world.pool().status().allocated_bytes);
+            let _ = data;
+            assert!(returned.abs_diff(unique) <= 64 * 4096, "{point}: {unique} shown, {returned} returned");
+            assert!(unique > 100 * 4096, "{point}: {unique}");
+        }
+        story.end();
+    });
+}
+
+/// Sizes of everything: a volume of one block and of 64 TiB cost the same as long as they are empty.
+#[test]
+fn volumes_of_every_size_are_thin() {
+    let mut story = Story::new(1, 1);
+    let before = story.world.pool().status().allocated_bytes;
+    for (i, size) in [1, 2, 128, 129, 1 << 20, VOLUME_BLOCKS_MAX].into_iter().enumerate() {
+        story.create(&format!("thin{i}"), size);
+    }
+    story.commit();
+    let after = story.world.pool().status().allocated_bytes;
+    assert!(after - before <= 16 * 4096, "{} bytes for six empty volumes", after - before);
+    let action = Action::CreateCheckpoint { volumes: vec!["thin5".into()], name: "c".into(), time: 1 };
+    story.world.act(action);
+    story.world.act(Action::Trim { volume: "thin5".into(), first: 1, count: VOLUME_BLOCKS_MAX - 2 });
+    story.world.verify();
+    story.end();
+}
+
+/// What holds a deleted checkpoint's space is told, and ends when it does.
+#[test]
+fn a_release_says_what_holds_it() {
+    let mut story = Story::new(2, 1000);
+    story.fill(0, 500);
+    story.checkpoint("c");
+    story.clone("c", "w1");
+    story.clone("c", "w2");
+    story.fill(0, 500);
+    let release = story.world.call(async |pool| pool.delete_checkpoint(&name("v"), &name("c")).await);
+    let release = release.expect("a checkpoint with clones can be deleted");
+    story.world.model.state.volume("v").points.remove("c");
+    let state = story.world.model.state.clone();
+    story.world.model.settle(state);
+    story.world.executor.idle();
+    let pool = story.world.pool();
+    let held = story.world.executor.run(release.held_by(&pool)).expect("the release is known");
+    assert!(
+        held.iter().any(|who| who.contains("w1")) && held.iter().any(|who| who.contains("w2")),
+        "{held:?}"
+    );
+    assert!(story.world.executor.run(release.progress(&pool)).expect("known") < 1.0);
+    story.world.verify();
+    for name in ["w1", "w2"] {
+        story.world.act(Action::DeleteVolume { name: name.into() });
+    }
+    story.world.quiesce();
+    assert!((story.world.executor.run(release.progress(&pool)).expect("known") - 1.0).abs() < f32::EPSILON);
+    drop((pool, release));
+    story.end();
+}
