@@ -4,19 +4,20 @@
 //! A difference is a panic with what differs. A power loss takes the disks' images under a policy, opens the
 //! pool again, and demands that it stand at exactly one state of its history since the last durable moment.
 
+mod crash;
+mod verify;
+
 use crate::action::Action;
-use crate::compare::{KeptToken, compare};
+use crate::compare::KeptToken;
 use crate::content::Contents;
 use crate::disk::{DiskImage, PowerLoss, SimulatedDisk};
 use crate::executor::{BoxFuture, Executor};
-use crate::model::{Applies, Candidate, Mark, Model, State};
-use crate::observe::{self, PoolView};
+use crate::model::{Mark, Model, State};
+use crate::observe;
 use crate::perform::{Disk, Reply, name, perform};
 use crate::rng::Rng;
 use datum_store::device::Block;
-use datum_store::{
-    CheckReport, Config, Content, Error, ErrorKind, Image, NewPool, Pool, Progress, Since, View,
-};
+use datum_store::{Config, Error, ErrorKind, Image, NewPool, Pool};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -246,108 +247,6 @@ impl World {
         held == [Some(content)]
     }
 
-    /// Starts `actions`, lets `steps` steps pass, cuts the power under `policy`, and opens the pool again,
-    /// failing the power once more after each number of steps in `reopenings`.
-    pub fn crash_during(&mut self, actions: Vec<Action>, steps: u64, policy: PowerLoss, reopenings: &[u64]) {
-        let mut work = Vec::new();
-        for action in &actions {
-            self.note(action);
-            work.push(self.prepare(action));
-        }
-        let (replies, _) = self.executor.drive(work, steps);
-        let under_way: Vec<Action> = actions
-            .iter()
-            .zip(&replies)
-            .filter(|(_, reply)| reply.is_none())
-            .map(|(a, _)| a.clone())
-            .collect();
-        let done: Vec<(Action, Option<_>)> =
-            actions.into_iter().zip(replies).filter(|(_, reply)| reply.is_some()).collect();
-        let candidates = match done.len() {
-            0 => self.model.candidates(&under_way, self.incarnation),
-            1 if under_way.is_empty() => {
-                for (action, reply) in done {
-                    match reply {
-                        Some(Ok(_)) => self.model.acknowledge(&action, self.incarnation),
-                        Some(Err(error)) => {
-                            assert_eq!(error.kind(), ErrorKind::NoSpace, "{action:?}: {error}")
-                        }
-                        None => {}
-                    }
-                }
-                self.model.candidates(&[], self.incarnation)
-            }
-            _ => {
-                // Acknowledged or not, an unflushed write may be there or not.
-                let mut all: Vec<Action> = done.into_iter().map(|(action, _)| action).collect();
-                all.extend(under_way);
-                self.model.candidates(&all, self.incarnation)
-            }
-        };
-        if self.trace {
-            eprintln!("  power fails: {policy:?}, again after {reopenings:?}");
-        }
-        self.crash(policy, reopenings, candidates);
-    }
-
-    /// Cuts the power now.
-    pub fn crash_now(&mut self, policy: PowerLoss) {
-        self.crash_during(Vec::new(), 0, policy, &[]);
-    }
-
-    /// Closes the pool in good order and opens it again.
-    pub fn reopen(&mut self) {
-        self.call(async |pool| pool.close().await).unwrap_or_else(fail("close the pool"));
-        let images = self.power_off(PowerLoss::Nothing);
-        self.power_on(images);
-        self.open().unwrap_or_else(fail("open the pool"));
-        self.model.state.restart();
-        self.model.settle(self.model.state.clone());
-    }
-
-    fn crash(&mut self, policy: PowerLoss, reopenings: &[u64], candidates: Vec<Candidate>) {
-        let mut images = self.power_off(policy);
-        for steps in reopenings {
-            self.power_on(images);
-            self.incarnation = self.rng.next();
-            let open = Pool::open(self.disks.clone(), self.incarnation, self.config);
-            if let Some(Err(error)) = self.executor.run_for(open, *steps) {
-                panic!("after a power loss the pool does not open: {error} {:?}", error.observations());
-            }
-            let policy = *self.rng.pick(&PowerLoss::ALL);
-            images = self.power_off(policy);
-        }
-        self.power_on(images);
-        self.open().unwrap_or_else(fail("open the pool after a power loss"));
-        if let Some(why) = self.pool().status().read_only {
-            panic!("after a power loss the pool opened read-only: {why}");
-        }
-        self.settle(candidates);
-        self.check();
-    }
-
-    /// Finds the one state of history the pool stands at.
-    fn settle(&mut self, candidates: Vec<Candidate>) {
-        let view = self.observe();
-        let mut verdicts = Vec::new();
-        let total = candidates.len();
-        for (i, mut candidate) in candidates.into_iter().enumerate().rev() {
-            candidate.state.restart();
-            for (volume, block, cell) in candidate.optional {
-                let shown = view.get(&volume).filter(|shown| block < shown.head.size());
-                if shown.is_some_and(|shown| shown.head.get(block).content == cell.content) {
-                    let head = &mut candidate.state.volume(&volume).head;
-                    Rc::make_mut(head).set(block, 1, cell);
-                }
-            }
-            match compare(&view, &candidate.state, &self.tokens) {
-                Ok(()) => return self.model.settle(candidate.state),
-                Err(what) => verdicts.push(format!("  state {} of {total}: {what}", i + 1)),
-            }
-        }
-        panic!("the pool stands at no state of its history:\n{}", verdicts.join("\n"));
-    }
-
     /// Takes the power away and returns what is on the disks.
     pub fn power_off(&mut self, policy: PowerLoss) -> Vec<DiskImage> {
         let images = self.disks.iter().map(|disk| disk.inner().power_loss(policy, &mut self.rng)).collect();
@@ -385,118 +284,6 @@ impl World {
         self.incarnation = incarnation;
     }
 
-    /// Reads everything.
-    pub fn observe(&mut self) -> PoolView {
-        let page = *self.rng.pick(&[1, 2, 7, 64, 1000]);
-        let pool = self.pool();
-        self.executor.run(observe::observe(&pool, &self.contents, page))
-    }
-
-    /// Compares everything a client can see, and every answer to "what changed since".
-    pub fn verify(&mut self) {
-        let view = self.observe();
-        if let Err(what) = compare(&view, &self.model.state, &self.tokens) {
-            panic!("{what}");
-        }
-        self.verify_changes();
-    }
-
-    /// Asks every volume and checkpoint for its changes since every point and every kept token.
-    pub fn verify_changes(&mut self) {
-        let state = self.model.state.clone();
-        for (volume_name, volume) in &state.volumes {
-            let untils = volume.checkpoints().map(|(name, _)| Some(name.clone())).chain([None]);
-            for until in untils {
-                let mut since: Vec<(Since, Mark)> = volume
-                    .points
-                    .iter()
-                    .map(|(n, p)| (Since::Point(name(n)), Mark { timeline: volume.timeline, at: p.at }))
-                    .collect();
-                since.extend(self.tokens.iter().map(|(token, mark)| (Since::Token(*token), mark.clone())));
-                while since.len() > 12 {
-                    let spare = self.rng.below(since.len() as u64) as usize;
-                    since.swap_remove(spare);
-                }
-                for (since, mark) in since {
-                    self.verify_since(&state, volume_name, until.as_deref(), &since, &mark);
-                }
-            }
-        }
-    }
-
-    fn verify_since(&mut self, state: &State, volume: &str, until: Option<&str>, since: &Since, mark: &Mark) {
-        let known = &state.volumes[volume];
-        let until_at = until.map(|until| known.points[until].at);
-        let map =
-            until.map_or(&known.head, |until| known.points[until].image.as_ref().expect("a checkpoint"));
-        let until_name = until.map(name);
-        let what = format!("changes of {volume} until {until:?} since {since:?}");
-        let resolved =
-            self.call(async |pool| pool.resolve_since(&name(volume), until_name.as_ref(), since).await);
-        let change = match (known.applies(mark, until_at), resolved) {
-            (Applies::Yes, Ok(change)) => change,
-            (Applies::Yes, Err(error)) => panic!("{what}: {error} {:?}", error.observations()),
-            (applies, Err(error)) => {
-                let fits = match applies {
-                    Applies::Newer => error.kind() == ErrorKind::RefpointNewer,
-                    Applies::BeyondFork => {
-                        [ErrorKind::RefpointForeign, ErrorKind::RefpointNewer].contains(&error.kind())
-                    }
-                    _ => error.kind() == ErrorKind::RefpointForeign,
-                };
-                assert!(fits, "{what}: {applies:?} must not be answered with {:?}: {error}", error.kind());
-                return;
-            }
-            (applies, Ok(change)) => panic!("{what}: {applies:?}, yet resolved to change id {change}"),
-        };
-        let page = *self.rng.pick(&[1, 3, 50, 1000]);
-        let shown = self.call(async |pool| {
-            let image = pool.open_image(&name(volume), until_name.as_ref()).await;
-            let image = image.unwrap_or_else(fail("open the image"));
-            observe::all_extents(&image, View::Changes(change), page).await
-        });
-        let shown: Vec<_> = shown
-            .iter()
-            .map(|e| (e.first.0, e.blocks, e.changed, e.changed && e.content == Content::Data))
-            .collect();
-        let mut expected: Vec<(u64, u64, bool, bool)> = Vec::new();
-        for run in map.runs() {
-            let changed = run.cell.change > mark.at;
-            let kind = (changed, changed && run.cell.content.is_some());
-            match expected.last_mut() {
-                Some(last) if (last.2, last.3) == kind => last.1 += run.blocks,
-                _ => expected.push((run.first, run.blocks, kind.0, kind.1)),
-            }
-        }
-        assert_eq!(shown, expected, "{what} (first, blocks, changed, data)");
-    }
-
-    /// Demands a clean bill of health.
-    pub fn check(&mut self) {
-        let report = self.call(async |pool| pool.check(&Progress::new()).await);
-        clean(&report.unwrap_or_else(fail("check the pool")), "check");
-    }
-
-    /// Reads and verifies every block.
-    pub fn scrub(&mut self) {
-        let report = self.call(async |pool| pool.scrub(&Progress::new()).await);
-        clean(&report.unwrap_or_else(fail("scrub the pool")), "scrub");
-    }
-
-    /// Waits until background work has come to rest and everything is committed.
-    pub fn quiesce(&mut self) {
-        for _ in 0..64 {
-            self.executor.idle();
-            self.act(Action::Commit);
-            self.executor.idle();
-            let status = self.pool().status();
-            if status.releases_pending == 0 && status.freeing_bytes == 0 {
-                return;
-            }
-        }
-        panic!("space is never returned: {:?}", self.pool().status());
-    }
-
     /// Keeps a token of a reference point for later.
     pub fn keep_token(&mut self, volume: &str, refpoint: &str) {
         let token = self.call(async |pool| pool.token(&name(volume), &name(refpoint)).await);
@@ -507,17 +294,6 @@ impl World {
         let known = &self.model.state.volumes[volume];
         let mark = Mark { timeline: known.timeline, at: known.points[refpoint].at };
         self.tokens.push((token, mark));
-    }
-
-    /// Reads around a range of the live volume and compares.
-    pub fn verify_range(&mut self, volume: &str, first: u64, count: u64) {
-        let head = self.model.state.volumes[volume].head.clone();
-        let start = first.saturating_sub(1);
-        let count = (count + 2).min(head.size() - start).min(256);
-        let image = self.image(volume);
-        let shown = self.executor.run(observe::read(&image, &self.contents, start, count));
-        let known: Vec<_> = (start..start + count).map(|at| head.get(at).content).collect();
-        assert_eq!(shown, known, "contents of {volume} from block {start}");
     }
 
     fn note(&self, action: &Action) {
@@ -598,10 +374,6 @@ impl World {
             );
         }
     }
-}
-
-fn clean(report: &CheckReport, what: &str) {
-    assert!(report.errors == 0, "{what} finds {} errors: {:#?}", report.errors, report.findings);
 }
 
 /// Panics with what could not be done and why.
