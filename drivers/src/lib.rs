@@ -11,6 +11,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod clock;
+pub mod entropy;
 pub mod interrupts;
 pub mod memory;
 pub mod power;

@@ -116,10 +116,11 @@ pub fn any_pending() -> bool {
     PENDING.iter().any(|pending| pending.load(Ordering::Relaxed) != 0)
 }
 
-/// Halts the processor until an interrupt comes; returns at once if one is pending. The timer's counts.
-pub fn wait() {
+/// Halts the processor until an interrupt comes. Returns at once if one is pending, or if `must_stay` says so, which is
+/// asked with interrupts disabled: nothing can happen between its answer and the halt.
+pub fn wait(must_stay: impl FnOnce() -> bool) {
     x86_64::instructions::interrupts::disable();
-    if any_pending() {
+    if must_stay() || any_pending() {
         x86_64::instructions::interrupts::enable();
     } else {
         // `sti` takes effect after the following instruction: nothing can slip in before the `hlt`.
