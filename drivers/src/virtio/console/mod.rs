@@ -1,0 +1,158 @@
+//! virtio-console with many ports: byte channels with sessions.
+//!
+//! - A *session* lasts from the moment a client is accepted until it leaves. Nothing of one session is seen in
+//!   the next, except for the rest of a chain that the device was already sending when the client left: the
+//!   device keeps it, and the next client must refuse it by its greeting.
+//! - What is sent is owned by the driver until the device has sent it, and goes out whole, in order and never
+//!   mixed. A client that does not read makes senders wait; one that leaves ends their wait.
+//! - Receive buffers are posted when a port first accepts: their number, times 4 KiB, is a port's memory.
+//!
+//! [`control`] speaks with the device about ports, [`port`] is one port's state, [`message`] what is sent,
+//! [`engine`] the device behind them.
+
+mod control;
+mod engine;
+mod message;
+mod port;
+
+use super::queue::Fault;
+use super::transport::DeviceTransport;
+use super::wakers::wake_all;
+use super::{Polled, SetupError};
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::fmt;
+use core::future::{Future, poll_fn};
+use engine::Engine;
+use message::Message;
+
+pub use message::Chunk;
+
+/// Bytes of a receive buffer: what QEMU moves at a time.
+pub const RECEIVE_BUFFER_BYTES: usize = 4096;
+
+/// The client of the session has left; the next step is [`Port::accept`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disconnected;
+
+impl fmt::Display for Disconnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the client has left; wait for the next one")
+    }
+}
+
+impl core::error::Error for Disconnected {}
+
+/// What may be chosen about a console.
+#[derive(Clone, Copy, Debug)]
+pub struct ConsoleOptions {
+    /// Receive buffers for a port of this name, at least one and at most as many as its queue holds (128).
+    pub receive_buffers: fn(&str) -> u16,
+}
+
+impl Default for ConsoleOptions {
+    fn default() -> Self {
+        Self { receive_buffers: |_| 32 }
+    }
+}
+
+/// A multiport console on transport `T`.
+#[derive(Debug)]
+pub struct Console<T: DeviceTransport> {
+    engine: RefCell<Engine<T>>,
+}
+
+impl<T: DeviceTransport> Console<T> {
+    /// Sets the device up. Its ports are known once [`Console::settled`] has returned.
+    pub fn new(transport: T, options: ConsoleOptions) -> Result<Rc<Self>, SetupError> {
+        Ok(Rc::new(Self { engine: RefCell::new(Engine::new(transport, options)?) }))
+    }
+
+    /// Waits until all ports are announced and named, and until it is known where clients are connected.
+    pub async fn settled(&self) -> Result<(), Fault> {
+        poll_fn(|context| self.with(|engine| engine.settled(context))).await
+    }
+
+    /// The ports announced so far.
+    pub fn ports(self: &Rc<Self>) -> Vec<Port<T>> {
+        let engine = self.engine.borrow();
+        engine
+            .ports()
+            .map(|(number, name)| Port { console: self.clone(), number, name: name.into() })
+            .collect()
+    }
+
+    /// What the device did wrong, once it was stopped for it.
+    pub fn fault(&self) -> Option<Fault> {
+        self.engine.borrow().fault()
+    }
+
+    /// Runs `action` on the engine, then wakes whom it made ready, with nothing borrowed.
+    fn with<R>(&self, action: impl FnOnce(&mut Engine<T>) -> R) -> R {
+        let (result, mut woken) = {
+            let mut engine = self.engine.borrow_mut();
+            (action(&mut engine), engine.take_woken())
+        };
+        wake_all(&mut woken);
+        result
+    }
+}
+
+impl<T: DeviceTransport> Polled for Console<T> {
+    fn poll(&self) -> bool {
+        self.with(Engine::poll)
+    }
+
+    fn arm(&self) -> bool {
+        self.with(Engine::arm)
+    }
+
+    fn disarm(&self) {
+        self.with(Engine::disarm);
+    }
+}
+
+/// One port of a console. One task accepts and receives; any number may send.
+#[derive(Clone, Debug)]
+pub struct Port<T: DeviceTransport> {
+    console: Rc<Console<T>>,
+    number: usize,
+    name: String,
+}
+
+impl<T: DeviceTransport> Port<T> {
+    /// The name the host gave the port, empty if it gave none.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The port's number on its device.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Waits for a client and starts its session: what an earlier session left in either direction is dropped.
+    pub async fn accept(&self) {
+        poll_fn(|context| self.console.with(|engine| engine.accept(self.number, context))).await;
+    }
+
+    /// Receives between 1 and `into.len()` bytes, waiting for the first. An empty `into` receives nothing.
+    pub async fn receive(&self, into: &mut [u8]) -> Result<usize, Disconnected> {
+        poll_fn(|context| self.console.with(|engine| engine.receive(self.number, into, context))).await
+    }
+
+    /// Sends one message. It is taken at once, and goes out whole and in order even if the future is dropped;
+    /// the future is ready when the device has sent it, or when the client has left.
+    pub fn send(&self, message: Vec<Chunk>) -> impl Future<Output = Result<(), Disconnected>> + use<T> {
+        let message = Rc::new(Message::new(message));
+        let taken = self.console.with(|engine| engine.send(self.number, &message));
+        poll_fn(move |context| match taken {
+            true => {
+                message.outcome(context.waker()).map_or(core::task::Poll::Pending, core::task::Poll::Ready)
+            }
+            false => core::task::Poll::Ready(Err(Disconnected)),
+        })
+    }
+}

@@ -1,0 +1,190 @@
+//! One port: its two queues, and the session on it.
+//!
+//! A client's coming and going arrives on the control queue, unordered with the data. The driver makes an order:
+//! it tells the device that its own end is open only while a session is accepted, and a device moves no data
+//! towards an end that is closed. When a client leaves, the end is closed; when the device has handled that, no
+//! more data can come, and what has come is of the old session and is dropped. Only then is the next accepted.
+//! Bytes that a client sends before it is accepted wait on the host.
+
+use super::control::Ticket;
+use super::message::Message;
+use super::{Disconnected, RECEIVE_BUFFER_BYTES};
+use crate::virtio::queue::{Fault, Queue, Segment};
+use crate::virtio::wakers::Waiters;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::task::Waker;
+
+type Buffer = Box<[u8; RECEIVE_BUFFER_BYTES]>;
+
+/// The state of one port.
+#[derive(Debug)]
+pub(super) struct PortState {
+    pub(super) name: String,
+    /// A client is connected on the host.
+    pub(super) host_open: bool,
+    /// A session is accepted and alive.
+    pub(super) in_session: bool,
+    /// The control message that closed our end last; nothing is accepted before it is done.
+    pub(super) closing: Option<Ticket>,
+    pub(super) receive: Queue<Buffer>,
+    pub(super) transmit: Queue<Rc<Message>>,
+    /// Receive buffers were posted.
+    stocked: bool,
+    /// What has arrived and was not fetched yet: buffer, bytes in it.
+    arrived: VecDeque<(Buffer, usize)>,
+    /// Bytes already fetched from the first of `arrived`.
+    fetched: usize,
+    /// Messages that are not over, oldest first.
+    unfinished: VecDeque<Rc<Message>>,
+    /// How many of those were given to the device whole.
+    laid_out: usize,
+    pub(super) accepting: Waiters,
+    receiving: Waiters,
+}
+
+impl PortState {
+    pub(super) fn new(receive: Queue<Buffer>, transmit: Queue<Rc<Message>>) -> Self {
+        Self {
+            name: String::new(),
+            host_open: false,
+            in_session: false,
+            closing: None,
+            receive,
+            transmit,
+            stocked: false,
+            arrived: VecDeque::new(),
+            fetched: 0,
+            unfinished: VecDeque::new(),
+            laid_out: 0,
+            accepting: Waiters::default(),
+            receiving: Waiters::default(),
+        }
+    }
+
+    /// Posts the receive buffers, once: at most as many as the queue holds.
+    pub(super) fn stock(&mut self, buffers: u16) {
+        if !self.stocked {
+            self.stocked = true;
+            self.arrived.reserve(usize::from(buffers));
+            for _ in 0..buffers {
+                self.post(Box::new([0; RECEIVE_BUFFER_BYTES]));
+            }
+        }
+    }
+
+    fn post(&mut self, mut buffer: Buffer) {
+        if self.receive.has_room(1) {
+            let address = buffer.as_mut_ptr().expose_provenance() as u64;
+            let segment = Segment::device_writes(address, RECEIVE_BUFFER_BYTES as u32);
+            // SAFETY: the queue owns the buffer until it is complete; moving the box does not move the bytes.
+            unsafe { self.receive.submit(&[segment], buffer) };
+        }
+    }
+
+    /// Takes in what the device has received. True if there was anything.
+    pub(super) fn take_in(&mut self, woken: &mut Vec<Waker>) -> Result<bool, Fault> {
+        let mut any = false;
+        while let Some(completion) = self.receive.complete()? {
+            any = true;
+            match completion.written as usize {
+                0 => self.post(completion.owner),
+                length => self.arrived.push_back((completion.owner, length)),
+            }
+        }
+        if any {
+            self.receiving.wake_into(woken);
+        }
+        Ok(any)
+    }
+
+    /// Drops everything that has arrived and was not fetched.
+    pub(super) fn drain(&mut self, woken: &mut Vec<Waker>) -> Result<(), Fault> {
+        self.take_in(woken)?;
+        while let Some((buffer, _)) = self.arrived.pop_front() {
+            self.post(buffer);
+        }
+        self.fetched = 0;
+        Ok(())
+    }
+
+    /// Moves bytes that have arrived to `into`. None where there are none yet.
+    pub(super) fn fetch(&mut self, into: &mut [u8]) -> Option<Result<usize, Disconnected>> {
+        if !self.in_session {
+            return Some(Err(Disconnected));
+        }
+        let mut filled = 0;
+        while filled < into.len()
+            && let Some((buffer, length)) = self.arrived.front()
+        {
+            let count = (length - self.fetched).min(into.len() - filled);
+            into[filled..filled + count].copy_from_slice(&buffer[self.fetched..self.fetched + count]);
+            filled += count;
+            self.fetched += count;
+            if self.fetched == *length {
+                self.fetched = 0;
+                let emptied = self.arrived.pop_front();
+                emptied.into_iter().for_each(|(buffer, _)| self.post(buffer));
+            }
+        }
+        (filled > 0 || into.is_empty()).then_some(Ok(filled))
+    }
+
+    pub(super) fn wait_to_receive(&mut self, context: &core::task::Context<'_>) {
+        self.receiving.register(context);
+    }
+
+    /// Takes a message to be sent.
+    pub(super) fn enqueue(&mut self, message: Rc<Message>) {
+        self.unfinished.push_back(message);
+    }
+
+    /// The first message that is not with the device whole.
+    pub(super) fn next_message(&self) -> Option<Rc<Message>> {
+        self.unfinished.get(self.laid_out).cloned()
+    }
+
+    /// Goes on to the next message once this one is with the device whole.
+    pub(super) fn pass_message(&mut self, message: &Message, woken: &mut Vec<Waker>, empty: bool) {
+        if empty {
+            self.unfinished.remove(self.laid_out);
+            woken.extend(message.end(Ok(())));
+        } else if message.is_laid_out() {
+            self.laid_out += 1;
+        }
+    }
+
+    /// Takes back what the device has sent. True if there was anything.
+    pub(super) fn take_sent(&mut self, woken: &mut Vec<Waker>) -> Result<bool, Fault> {
+        let mut any = false;
+        while let Some(completion) = self.transmit.complete()? {
+            any = true;
+            if completion.owner.chain_ended() {
+                self.finish(&completion.owner, woken);
+            }
+        }
+        Ok(any)
+    }
+
+    fn finish(&mut self, message: &Rc<Message>, woken: &mut Vec<Waker>) {
+        // Messages of an ended session are not among them any more.
+        if let Some(position) = self.unfinished.iter().position(|other| Rc::ptr_eq(other, message)) {
+            self.unfinished.remove(position);
+            self.laid_out = self.laid_out.saturating_sub(usize::from(position < self.laid_out));
+            woken.extend(message.end(Ok(())));
+        }
+    }
+
+    /// Ends the session: whoever receives or sends is told so. Chains with the device stay its own.
+    pub(super) fn end_session(&mut self, woken: &mut Vec<Waker>) {
+        self.in_session = false;
+        self.laid_out = 0;
+        for message in self.unfinished.drain(..) {
+            woken.extend(message.end(Err(Disconnected)));
+        }
+        self.receiving.wake_into(woken);
+    }
+}
