@@ -14,10 +14,11 @@ use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::convert::Infallible;
 use core::pin::pin;
 use datum_protocol::control::{BadRequest, Command, Frame, Lines, decode, encode};
 use datum_store::device::BlockDevice;
-use futures_util::future::{Either, select};
+use futures_util::future::select;
 
 /// Bytes received at a time.
 const BUFFER_BYTES: usize = 1024;
@@ -32,19 +33,11 @@ pub(crate) async fn serve<D: BlockDevice + 'static, E: Environment + 'static, P:
         let session = appliance.open_session(port.name(), "control");
         let conversation =
             Conversation { appliance, port: &port, session: &session, listening: Listening::default() };
-        let requests = pin!(conversation.requests());
-        let events = pin!(conversation.events());
-        // Either ends when the client has left.
-        match select(requests, events).await {
-            Either::Left((Err(Disconnected), _)) | Either::Right((Err(Disconnected), _)) => {}
-            Either::Left((Ok(never), _)) | Either::Right((Ok(never), _)) => match never {},
-        }
+        // Either ends only when the client has left.
+        select(pin!(conversation.requests()), pin!(conversation.events())).await;
         appliance.close_session(&session);
     }
 }
-
-/// Both halves of a session only end by the client's leaving.
-enum Never {}
 
 /// The session's subscription, once there is one.
 #[derive(Default)]
@@ -61,7 +54,7 @@ struct Conversation<'a, D: BlockDevice, E: Environment, P> {
 }
 
 impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'_, D, E, P> {
-    async fn requests(&self) -> Result<Never, Disconnected> {
+    async fn requests(&self) -> Result<Infallible, Disconnected> {
         self.send(encode::hello(&self.appliance.version)).await?;
         let mut lines = Lines::new();
         let mut buffer = [0; BUFFER_BYTES];
@@ -113,7 +106,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'
         }
     }
 
-    async fn events(&self) -> Result<Never, Disconnected> {
+    async fn events(&self) -> Result<Infallible, Disconnected> {
         let subscription =
             self.listening.changed.until(|| self.listening.subscription.borrow().clone()).await;
         loop {
