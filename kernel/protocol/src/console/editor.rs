@@ -64,7 +64,8 @@ impl Editor {
         self.draw(output);
     }
 
-    /// Takes bytes up to the next event; says how many it took. Call again with the rest.
+    /// Takes bytes up to the next event; says how many it took. Call again with the rest. Each byte may draw a row, so
+    /// hand in what a terminal sends at once, not kilobytes.
     pub fn receive(&mut self, input: &[u8], output: &mut Vec<u8>) -> (usize, Option<Entered>) {
         for (index, byte) in input.iter().enumerate() {
             if let Some(key) = self.keys.receive(*byte)
@@ -114,7 +115,7 @@ impl Editor {
         self.line.insert(self.cursor, character);
         self.cursor += character.len_utf8();
         // Typing at the end of a short line needs no redrawing.
-        if at_end && self.line.chars().count() < self.room() {
+        if at_end && self.line.len() < self.room() {
             output.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
         } else {
             self.draw(output);
