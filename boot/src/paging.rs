@@ -36,13 +36,7 @@ pub(crate) unsafe fn switch(usable: &Ranges) -> Result<Range<u64>, MapError> {
     unsafe {
         map_image(&mut tables, &mut frames)?;
         for range in usable.iter() {
-            identity_map(
-                &mut tables,
-                (range.start, range.end),
-                READ_WRITE,
-                has_gibibyte_pages(),
-                &mut frames,
-            )?;
+            identity_map(&mut tables, (range.start, range.end), READ_WRITE, largest_page(), &mut frames)?;
         }
         Cr3::write(root, Cr3Flags::empty());
     }
@@ -55,7 +49,7 @@ unsafe fn map_image(tables: &mut OffsetPageTable<'_>, frames: &mut Frames) -> Re
     let mut map = |range: Range<u64>, flags| {
         range.step_by(FRAME_BYTES as usize).try_for_each(|page| {
             // SAFETY: a page of the image, with the rights of its part.
-            unsafe { identity_map(tables, (page, page + FRAME_BYTES), flags, false, frames) }
+            unsafe { identity_map(tables, (page, page + FRAME_BYTES), flags, FRAME_BYTES, frames) }
         })
     };
     map(image::text(), READ_EXECUTE)?;
@@ -87,9 +81,12 @@ unsafe impl FrameAllocator<Size4KiB> for Frames {
     }
 }
 
-fn has_gibibyte_pages() -> bool {
+/// Bytes of the largest page the processor knows: 1 GiB, or 2 MiB.
+fn largest_page() -> u64 {
     const EXTENDED_FEATURES: u32 = 0x8000_0001;
     const GIBIBYTE_PAGES: u32 = 1 << 26;
     let last = core::arch::x86_64::__cpuid(0x8000_0000).eax;
-    last >= EXTENDED_FEATURES && core::arch::x86_64::__cpuid(EXTENDED_FEATURES).edx & GIBIBYTE_PAGES != 0
+    let known =
+        last >= EXTENDED_FEATURES && core::arch::x86_64::__cpuid(EXTENDED_FEATURES).edx & GIBIBYTE_PAGES != 0;
+    if known { 1 << 30 } else { 2 << 20 }
 }

@@ -73,6 +73,19 @@ pub async fn receive(into: &mut [u8]) -> usize {
     .await
 }
 
+/// Waits until there is input, and leaves it there.
+pub async fn readable() {
+    poll_fn(|context| {
+        let mut com1 = COM1.lock();
+        if com1.uart.as_mut().is_some_and(|uart| uart.ready_to_receive().is_ok()) {
+            return Poll::Ready(());
+        }
+        com1.receiver = Some(context.waker().clone());
+        Poll::Pending
+    })
+    .await
+}
+
 /// Sends all of `bytes`, giving way to other work while the transmitter is busy.
 pub async fn send(bytes: &[u8]) {
     let mut sent = 0;

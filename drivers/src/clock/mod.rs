@@ -11,9 +11,12 @@ mod sleepers;
 pub use sleepers::{Sleep, expire, sleep};
 
 use calibration::Rates;
+use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
+/// How far wall time may be from the CMOS clock, which counts whole seconds, before it is set anew.
+const WALL_TOLERANCE_NANOSECONDS: u64 = 3 * NANOSECONDS_PER_SECOND / 2;
 
 static CLOCK: Once<Clock> = Once::new();
 
@@ -22,7 +25,7 @@ struct Clock {
     /// The counter when the clock was started.
     start: u64,
     /// Wall time at that moment, in nanoseconds since 1970.
-    wall: u64,
+    wall: AtomicU64,
 }
 
 /// Measures the clocks; takes about five milliseconds. Only on the bare machine, after
@@ -30,7 +33,11 @@ struct Clock {
 pub fn initialise() {
     CLOCK.call_once(|| {
         let rates = calibration::measure();
-        Clock { rates, start: counter(), wall: rtc::read_unix_seconds() * NANOSECONDS_PER_SECOND }
+        Clock {
+            rates,
+            start: counter(),
+            wall: AtomicU64::new(rtc::read_unix_seconds() * NANOSECONDS_PER_SECOND),
+        }
     });
 }
 
@@ -39,9 +46,19 @@ pub fn monotonic_nanoseconds() -> u64 {
     CLOCK.get().map_or(0, |clock| clock.rates.nanoseconds(counter().saturating_sub(clock.start)))
 }
 
-/// Wall time: nanoseconds since 1970-01-01T00:00:00Z, as the machine's clock had it at boot.
+/// Wall time: nanoseconds since 1970-01-01T00:00:00Z, as the machine's clock had it when it was last looked at.
 pub fn unix_nanoseconds() -> u64 {
-    CLOCK.get().map_or(0, |clock| clock.wall + monotonic_nanoseconds())
+    CLOCK.get().map_or(0, |clock| clock.wall.load(Ordering::Relaxed) + monotonic_nanoseconds())
+}
+
+/// Sets wall time by the CMOS clock where the two have drifted apart: the counter's rate is known to some parts in a
+/// hundred thousand only, and the host may have set its clock. Call it every few minutes. Monotonic time is not touched.
+pub fn follow_wall_clock() {
+    let Some(clock) = CLOCK.get() else { return };
+    let wall = rtc::read_unix_seconds() * NANOSECONDS_PER_SECOND;
+    if wall.abs_diff(unix_nanoseconds()) > WALL_TOLERANCE_NANOSECONDS {
+        clock.wall.store(wall.saturating_sub(monotonic_nanoseconds()), Ordering::Relaxed);
+    }
 }
 
 /// The time-stamp counter's rate in kHz, for the boot log.

@@ -1,6 +1,7 @@
 //! Identity mapping of physical ranges: shared by `boot`, which maps memory, and [`super::map_mmio`].
 //!
-//! Virtual address = physical address, always and for everything. The largest page that fits is used.
+//! Virtual address = physical address, always and for everything. Memory is mapped in the largest pages that fit;
+//! registers in the smallest, so that windows that share a neighbourhood never meet in one large page.
 
 use x86_64::PhysAddr;
 use x86_64::structures::paging::mapper::MapToError;
@@ -23,7 +24,8 @@ pub enum MapError {
 /// First address that cannot be identity mapped: the lower half ends here.
 const LOWER_HALF_END: u64 = 1 << 47;
 
-/// Maps `start..end` (multiples of 4 KiB) onto itself. What is already mapped with the same flags stays.
+/// Maps `start..end` (multiples of 4 KiB) onto itself, in pages of at most `largest_page` bytes. A 4 KiB page that is
+/// already mapped with the same flags stays.
 ///
 /// # Safety
 /// The range is what `flags` make of it: ordinary memory, or a device's registers with caching off; mapping it
@@ -32,7 +34,7 @@ pub unsafe fn identity_map<A: FrameAllocator<Size4KiB>>(
     tables: &mut OffsetPageTable<'_>,
     (start, end): (u64, u64),
     flags: PageTableFlags,
-    gibibyte_pages: bool,
+    largest_page: u64,
     frames: &mut A,
 ) -> Result<(), MapError> {
     if end > LOWER_HALF_END {
@@ -40,10 +42,10 @@ pub unsafe fn identity_map<A: FrameAllocator<Size4KiB>>(
     }
     let mut at = start;
     while at < end {
-        let fits = |bytes: u64| at.is_multiple_of(bytes) && end - at >= bytes;
+        let fits = |bytes: u64| bytes <= largest_page && at.is_multiple_of(bytes) && end - at >= bytes;
         // SAFETY: passed on from the caller, for a part of the range.
         at += unsafe {
-            if gibibyte_pages && fits(Size1GiB::SIZE) {
+            if fits(Size1GiB::SIZE) {
                 map_page::<Size1GiB, A>(tables, at, flags, frames)?
             } else if fits(Size2MiB::SIZE) {
                 map_page::<Size2MiB, A>(tables, at, flags, frames)?
@@ -75,7 +77,8 @@ where
     match unsafe { tables.identity_map(frame, flags, frames) } {
         Ok(flush) => flush.flush(),
         Err(MapToError::FrameAllocationFailed) => return Err(MapError::NoFrame),
-        Err(MapToError::PageAlreadyMapped(_)) if mapped_alike(tables, at, flags) => {}
+        Err(MapToError::PageAlreadyMapped(_))
+            if S::SIZE == Size4KiB::SIZE && mapped_alike(tables, at, flags) => {}
         Err(_) => return Err(MapError::Conflict),
     }
     Ok(S::SIZE)

@@ -144,7 +144,7 @@ unsafe fn map_here(physical: u64, size: usize, flags: PageTableFlags) -> Result<
     // call at a time: there is one core and no interrupt runs code.
     let mut tables = unsafe { OffsetPageTable::new(&mut *(root as *mut PageTable), VirtAddr::new(0)) };
     // SAFETY: passed on from the caller.
-    unsafe { mapping::identity_map(&mut tables, range, flags, false, &mut HeapFrames)? };
+    unsafe { mapping::identity_map(&mut tables, range, flags, PAGE_BYTES as u64, &mut HeapFrames)? };
     NonNull::new(physical as *mut u8).ok_or(MapError::Conflict)
 }
 

@@ -1,0 +1,132 @@
+//! Finding the virtio devices and making of them what the service wants: disks, ports, randomness.
+//!
+//! A device that cannot be used is a problem to report, never a reason to stop: the others may be enough.
+
+use crate::disk::Disk;
+use crate::executor::Executor;
+use crate::port::DevicePort;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Display;
+use datum_drivers::virtio::block::{BlockDevice, QUEUE_DEPTH_MAX};
+use datum_drivers::virtio::console::{Console, ConsoleOptions};
+use datum_drivers::virtio::entropy::Entropy;
+use datum_drivers::virtio::pci::{self, PciTransport, VirtioFunction};
+use datum_drivers::virtio::transport::DeviceType;
+use datum_service::FoundDisk;
+
+/// Receive buffers of an NBD port, 4 KiB each: enough to keep a large write flowing.
+const NBD_RECEIVE_BUFFERS: u16 = 64;
+/// Receive buffers of a port that people or programs send commands to.
+const COMMAND_RECEIVE_BUFFERS: u16 = 4;
+/// Longest disk name; a virtio serial has 20 bytes.
+const DISK_NAME_BYTES_MAX: usize = 64;
+
+/// What was found.
+#[derive(Default)]
+pub(crate) struct Devices {
+    pub(crate) disks: Vec<FoundDisk<Disk<PciTransport>>>,
+    pub(crate) ports: Vec<DevicePort<PciTransport>>,
+    /// Randomness from virtio-rng, or zeroes.
+    pub(crate) seed: [u64; 4],
+    /// What could not be used, each as a sentence that names the device.
+    pub(crate) problems: Vec<String>,
+}
+
+impl Devices {
+    /// Opens every device on the bus and gives it to the executor.
+    pub(crate) async fn find(executor: &Executor) -> Self {
+        let mut devices = Self::default();
+        for function in pci::discover() {
+            let address = function.address().to_string();
+            if let Err(reason) = devices.open(executor, function, &address).await {
+                devices.problems.push(format!("the device at {address} is not used: {reason}"));
+            }
+        }
+        devices
+    }
+
+    async fn open(
+        &mut self,
+        executor: &Executor,
+        function: VirtioFunction,
+        address: &str,
+    ) -> Result<(), String> {
+        match function.device_type() {
+            DeviceType::Block => self.open_disk(executor, open(function)?, address).await,
+            DeviceType::Console => self.open_console(executor, open(function)?).await,
+            DeviceType::EntropySource => self.open_entropy(executor, open(function)?).await,
+            other => Err(format!("the appliance has no use for a virtio device of type {other:?}")),
+        }
+    }
+
+    async fn open_disk(
+        &mut self,
+        executor: &Executor,
+        transport: PciTransport,
+        address: &str,
+    ) -> Result<(), String> {
+        let device = Rc::new(BlockDevice::new(transport, QUEUE_DEPTH_MAX).map_err(sentence)?);
+        executor.add_device(device.clone());
+        // By position among all disks, so that a name stays when another disk gets a serial.
+        let position = format!("vd{}", self.disks.len());
+        let serial = device.serial().await.unwrap_or_default();
+        let name = if is_name(&serial) { serial } else { position };
+        self.disks.push(FoundDisk { device: Disk::new(name, device), location: address.into() });
+        Ok(())
+    }
+
+    async fn open_console(&mut self, executor: &Executor, transport: PciTransport) -> Result<(), String> {
+        if !self.ports.is_empty() {
+            return Err("there is one virtio-serial device already; put all ports on that".into());
+        }
+        let console = Console::new(transport, ConsoleOptions { receive_buffers }).map_err(sentence)?;
+        executor.add_device(console.clone());
+        console
+            .settled()
+            .await
+            .map_err(|fault| format!("it broke its protocol ({fault:?}); check its host"))?;
+        self.ports = console.ports().into_iter().map(DevicePort).collect();
+        Ok(())
+    }
+
+    async fn open_entropy(&mut self, executor: &Executor, transport: PciTransport) -> Result<(), String> {
+        let device = Rc::new(Entropy::new(transport).map_err(sentence)?);
+        executor.add_device(device.clone());
+        let mut bytes = [0; 32];
+        device
+            .fill(&mut bytes)
+            .await
+            .map_err(|fault| format!("it broke its protocol ({fault:?}); check its host"))?;
+        for (word, chunk) in self.seed.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = chunk.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        }
+        Ok(())
+    }
+}
+
+fn open(function: VirtioFunction) -> Result<PciTransport, String> {
+    function.open().map_err(sentence)
+}
+
+fn sentence(error: impl Display) -> String {
+    error.to_string()
+}
+
+fn receive_buffers(port: &str) -> u16 {
+    if port.starts_with(crate::service::NBD_PORT_PREFIX) {
+        NBD_RECEIVE_BUFFERS
+    } else {
+        COMMAND_RECEIVE_BUFFERS
+    }
+}
+
+/// Whether a serial can be a name, by the contract's pattern.
+fn is_name(serial: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    serial.len() <= DISK_NAME_BYTES_MAX
+        && serial.bytes().all(allowed)
+        && serial.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+}

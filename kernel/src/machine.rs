@@ -1,0 +1,17 @@
+//! Bringing the machine up: power, interrupts, clock, serial port, in the order they need one another.
+
+use datum_drivers::{clock, interrupts, log, memory, power, uart};
+
+/// Starts what every later step needs. A machine without it cannot serve, so failure is a panic that says why.
+pub(crate) fn start(acpi_root: Option<u64>) {
+    power::initialise(acpi_root);
+    if let Err(error) = interrupts::initialise() {
+        panic!("the interrupt controllers cannot be mapped ({error:?}): use -M q35 or -M pc");
+    }
+    clock::initialise();
+    if uart::enable_interrupts().is_err() {
+        log!("datum: no interrupt vector is left for COM1: its console will not hear you");
+    }
+    let heap = memory::usage().heap_bytes >> 20;
+    log!("datum: {heap} MiB of heap, time-stamp counter at {} kHz", clock::counter_kilohertz());
+}

@@ -1,0 +1,84 @@
+//! Putting the appliance together: devices in, one task a port out.
+
+use crate::commandline::Options;
+use crate::devices::Devices;
+use crate::disk::Disk;
+use crate::environment::Machine;
+use crate::executor::Executor;
+use crate::port::DevicePort;
+use crate::serial_port::SerialPort;
+use alloc::rc::Rc;
+use datum_drivers::virtio::pci::PciTransport;
+use datum_drivers::{clock, log, memory};
+use datum_service::port::Port;
+use datum_service::{Appliance, Setup};
+
+const CONTROL_PORT: &str = "org.datum.control.0";
+const CONSOLE_PORT: &str = "org.datum.console.0";
+/// NBD ports: this and a number.
+pub(crate) const NBD_PORT_PREFIX: &str = "org.datum.nbd.";
+/// The highest number of an NBD port.
+const NBD_PORT_LAST: u8 = 29;
+
+/// Left for device queues, port buffers and sessions before the rest is divided.
+const FIXED_BYTES: usize = 32 << 20;
+/// Least memory for metadata blocks.
+const CACHE_BYTES_MIN: usize = 8 << 20;
+/// Most memory for payloads under way; more would only lengthen queues.
+const PAYLOAD_BYTES_MAX: usize = 256 << 20;
+const BLOCK_BYTES: usize = 4096;
+/// How often wall time is compared with the machine's clock.
+const WALL_CLOCK_INTERVAL_NANOSECONDS: u64 = 600_000_000_000;
+
+type Datum = Appliance<Disk<PciTransport>, Machine>;
+
+/// Finds the devices, serves every port, opens the pool. The ports answer while the pool is being opened.
+pub(crate) async fn start(executor: Executor, options: Options) {
+    let devices = Devices::find(&executor).await;
+    devices.problems.iter().for_each(|problem| log!("datum: {problem}"));
+    let heap = memory::usage().heap_bytes;
+    let appliance = Appliance::new(Setup {
+        disks: devices.disks,
+        problems: devices.problems,
+        pool: options.pool,
+        environment: Machine::new(devices.seed),
+        version: env!("CARGO_PKG_VERSION").into(),
+        cache_blocks: (heap.saturating_sub(FIXED_BYTES) / 2).max(CACHE_BYTES_MIN) / BLOCK_BYTES,
+        buffer_bytes: (heap / 8).min(PAYLOAD_BYTES_MAX) as u64,
+    });
+    let background = appliance.clone();
+    executor.spawn(async move { background.background().await });
+    executor.spawn(follow_wall_clock());
+    let has_console = devices.ports.iter().any(|port| port.name() == CONSOLE_PORT);
+    devices.ports.into_iter().for_each(|port| serve(&executor, &appliance, port));
+    log!("datum: {}", appliance.start().await);
+    if !has_console {
+        executor.spawn(async move { appliance.serve_console(SerialPort::default()).await });
+    }
+}
+
+/// What a port is for follows from its name.
+fn serve(executor: &Executor, appliance: &Rc<Datum>, port: DevicePort<PciTransport>) {
+    let appliance = appliance.clone();
+    match port.name() {
+        CONTROL_PORT => executor.spawn(async move { appliance.serve_control(port).await }),
+        CONSOLE_PORT => executor.spawn(async move { appliance.serve_console(port).await }),
+        name if is_nbd(name) => executor.spawn(async move { appliance.serve_nbd(port).await }),
+        name => log!(
+            "datum: port '{name}' is not served; ports are called {CONTROL_PORT}, {CONSOLE_PORT} or \
+             {NBD_PORT_PREFIX}0 to {NBD_PORT_PREFIX}{NBD_PORT_LAST}"
+        ),
+    }
+}
+
+fn is_nbd(name: &str) -> bool {
+    let number = name.strip_prefix(NBD_PORT_PREFIX).and_then(|number| number.parse::<u8>().ok());
+    number.is_some_and(|number| number <= NBD_PORT_LAST)
+}
+
+async fn follow_wall_clock() {
+    loop {
+        clock::sleep(WALL_CLOCK_INTERVAL_NANOSECONDS).await;
+        clock::follow_wall_clock();
+    }
+}
