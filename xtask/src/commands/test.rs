@@ -1,0 +1,167 @@
+//! `cargo xtask test`: every test. First those of the host, then those that boot the kernel under QEMU: the
+//! test targets of `datum-tests` that require its feature `qemu`.
+//!
+//! The output passes through here to be counted, so that the last line is the sum of all.
+
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::kernel;
+use crate::setup::{Need, ensure};
+use crate::shell::{self, cargo, say};
+use crate::workspace::{self, items, members, text};
+
+/// Run every test, on the host and in QEMU.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The host's tests only: no kernel, no QEMU.
+    #[arg(long)]
+    quick: bool,
+    /// Also the tests that are marked as ignored because they run long.
+    #[arg(long, conflicts_with = "quick")]
+    long: bool,
+    /// Only tests whose names contain one of these.
+    filters: Vec<String>,
+}
+
+/// Where the QEMU tests find the kernel.
+const KERNEL_VARIABLE: &str = "DATUM_KERNEL";
+
+const TESTS: &str = "datum-tests";
+const QEMU_FEATURE: &str = "qemu";
+
+impl Arguments {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let started = Instant::now();
+        let mut tally = Tally::default();
+        if self.quick {
+            say("the host's tests only");
+        } else {
+            ensure(&[Need::BareTarget, Need::Qemu, Need::Clients])?;
+        }
+        self.count(cargo().args(["test", "--locked", "--no-fail-fast"]), &mut tally)?;
+        if !self.quick {
+            self.qemu_tests(&mut tally)?;
+        }
+        say(format!("{} test programs in {} s", tally.programs, started.elapsed().as_secs()));
+        println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.ignored);
+        Ok(if tally.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn qemu_tests(&self, tally: &mut Tally) -> Result<()> {
+        let targets = qemu_targets(&workspace::metadata()?);
+        if targets.is_empty() {
+            say(format!("{TESTS} has no test target that requires the feature {QEMU_FEATURE}"));
+            return Ok(());
+        }
+        let kernel = kernel::build(false)?;
+        let mut command = cargo();
+        command.args(["test", "--locked", "--no-fail-fast", "--package", TESTS, "--features", QEMU_FEATURE]);
+        command.env(KERNEL_VARIABLE, kernel.elf);
+        for target in targets {
+            command.args(["--test", &target]);
+        }
+        self.count(&mut command, tally)
+    }
+
+    /// Runs one `cargo test`, shows its output and counts its results.
+    fn count(&self, command: &mut Command, tally: &mut Tally) -> Result<()> {
+        let color = if std::io::stdout().is_terminal() { "always" } else { "never" };
+        command.args(["--color", color, "--", "--color", color]).args(&self.filters);
+        if self.long {
+            command.arg("--include-ignored");
+        }
+        say(shell::describe(command));
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("cargo has no output")?;
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            println!("{line}");
+            tally.take(&line);
+        }
+        tally.commands_failed |= !child.wait()?.success();
+        Ok(())
+    }
+}
+
+/// The test targets of `datum-tests` that boot the kernel.
+fn qemu_targets(metadata: &Value) -> Vec<String> {
+    members(metadata)
+        .filter(|package| package["name"] == TESTS)
+        .flat_map(|package| items(&package["targets"]))
+        .filter(|target| items(&target["kind"]).any(|kind| kind == "test"))
+        .filter(|target| items(&target["required-features"]).any(|feature| feature == QEMU_FEATURE))
+        .map(|target| text(&target["name"]).to_owned())
+        .collect()
+}
+
+/// What test programs reported.
+#[derive(Debug, Default, PartialEq)]
+struct Tally {
+    programs: u64,
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    /// A `cargo test` failed, be it before any test ran.
+    commands_failed: bool,
+}
+
+impl Tally {
+    /// Adds a line `test result: ok. 3 passed; 0 failed; 1 ignored; …`; others are nothing to it.
+    fn take(&mut self, line: &str) {
+        let Some((_, counts)) = line.split_once("test result:") else { return };
+        self.programs += 1;
+        self.passed += count(counts, "passed");
+        self.failed += count(counts, "failed");
+        self.ignored += count(counts, "ignored");
+    }
+
+    fn is_good(&self) -> bool {
+        !self.commands_failed && self.failed == 0
+    }
+}
+
+/// The number before a word.
+fn count(text: &str, word: &str) -> u64 {
+    let words: Vec<_> = text.split([' ', ';']).filter(|word| !word.is_empty()).collect();
+    let pair = words.windows(2).find(|pair| pair[1] == word);
+    pair.and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn results_are_added_up() {
+        let mut tally = Tally::default();
+        tally.take("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out");
+        tally.take("test result: \u{1b}[31mFAILED\u{1b}[m. 1 passed; 2 failed; 0 ignored; 0 measured");
+        tally.take("test some_test ... ok");
+        let expected = Tally { programs: 2, passed: 4, failed: 2, ignored: 1, commands_failed: false };
+        assert_eq!(tally, expected);
+        assert!(!tally.is_good());
+    }
+
+    #[test]
+    fn a_command_that_fails_before_any_test_is_not_good() {
+        assert!(!Tally { commands_failed: true, ..Tally::default() }.is_good());
+    }
+
+    #[test]
+    fn tests_that_boot_the_kernel_are_found_by_their_feature() {
+        let metadata = json!({ "packages": [
+            { "name": "datum-tests", "source": null, "targets": [
+                { "name": "qemu_nbd", "kind": ["test"], "required-features": ["qemu"] },
+                { "name": "model", "kind": ["test"] },
+            ] },
+            { "name": "other", "source": "registry", "targets": [] },
+        ] });
+        assert_eq!(qemu_targets(&metadata), ["qemu_nbd"]);
+    }
+}

@@ -1,0 +1,20 @@
+//! Build, run, test and administer Datum from a host.
+//!
+//! The binary is one call into [`commands`]. What the tests share with it are the parts below: a QEMU
+//! machine with a kernel in it ([`qemu`]), the control client ([`control`]) and backtraces ([`symbols`]).
+//!
+//! What always holds: nothing here installs, builds or deletes without saying so on stderr; standard output
+//! carries results only.
+#![forbid(unsafe_code)]
+
+pub mod commands;
+pub mod control;
+pub mod kernel;
+pub mod qemu;
+pub mod setup;
+pub mod shell;
+pub mod size;
+pub mod symbols;
+pub mod terminal;
+pub mod tidy;
+pub mod workspace;

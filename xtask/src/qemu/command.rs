@@ -1,0 +1,124 @@
+//! QEMU's command line for a machine. Nothing is left to QEMU's defaults, so a user's own configuration
+//! cannot change what a test means.
+
+use std::process::Command;
+
+use clap::ValueEnum;
+
+use super::{Machine, Port};
+
+/// The emulator's program.
+pub(super) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// The log of COM1, in the machine's directory.
+pub(super) const SERIAL_LOG: &str = "serial.log";
+
+/// virtio-serial's default; the first port's number is reserved.
+const PORTS_MAX_DEFAULT: usize = 31;
+
+/// The chipset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MachineType {
+    /// PCI Express.
+    Q35,
+    /// The older i440FX.
+    Pc,
+}
+
+impl MachineType {
+    fn name(self) -> &'static str {
+        match self {
+            MachineType::Q35 => "q35",
+            MachineType::Pc => "pc",
+        }
+    }
+}
+
+/// The program and all its arguments.
+pub(super) fn command(machine: &Machine) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(["-no-user-config", "-nodefaults", "-display", "none", "-nic", "none"]);
+    command.args(["-M", machine.machine_type.name(), "-m", &machine.memory_mib.to_string()]);
+    command.args(machine.accelerator.arguments());
+    command.arg("-kernel").arg(&machine.kernel);
+    if !machine.options.is_empty() {
+        command.args(["-append", &machine.options.join(" ")]);
+    }
+    let log = escaped(&machine.directory.join(SERIAL_LOG).to_string_lossy());
+    command.args(["-chardev", &format!("file,id=serial,path={log},append=on"), "-serial", "chardev:serial"]);
+    command.args(["-device", "virtio-rng-pci", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+    for (index, disk) in machine.disks.iter().enumerate() {
+        command.args(disk.arguments(index));
+    }
+    command.args(port_arguments(machine)).args(&machine.arguments);
+    command
+}
+
+/// One controller and its ports, each a socket that QEMU listens on.
+fn port_arguments(machine: &Machine) -> Vec<String> {
+    let ports_max = PORTS_MAX_DEFAULT.max(machine.ports.len() + 1);
+    let controller = format!("virtio-serial-pci,id=ports,max_ports={ports_max}");
+    let mut arguments = vec!["-device".to_owned(), controller];
+    for port in &machine.ports {
+        arguments.extend(one_port(machine, *port));
+    }
+    arguments
+}
+
+fn one_port(machine: &Machine, port: Port) -> [String; 4] {
+    let id = port.socket_name().replace(".sock", "");
+    let path = escaped(&machine.socket(port).to_string_lossy());
+    let name = port.guest_name();
+    [
+        "-chardev".into(),
+        format!("socket,id={id},path={path},server=on,wait=off"),
+        "-device".into(),
+        format!("virtserialport,bus=ports.0,chardev={id},name={name}"),
+    ]
+}
+
+/// A value in QEMU's own option syntax, where a comma ends it.
+fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::Disk;
+
+    fn words(machine: &Machine) -> Vec<String> {
+        command(machine).get_args().map(|word| word.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn every_part_is_on_the_command_line() {
+        let machine = Machine::new("/k.elf", "/run,d")
+            .memory(64)
+            .machine_type(MachineType::Pc)
+            .disk(Disk::file("/a.img", 1))
+            .nbd_ports(2)
+            .without(Port::Console)
+            .option("pool=auto")
+            .option("panic=exit");
+        let line = words(&machine).join(" ");
+        for part in [
+            "-M pc -m 64",
+            "-kernel /k.elf -append pool=auto panic=exit",
+            "path=/run,,d/serial.log",
+            "name=org.datum.control.0",
+            "socket,id=nbd1,path=/run,,d/nbd1.sock,server=on,wait=off",
+            "max_ports=31",
+            "isa-debug-exit,iobase=0xf4",
+        ] {
+            assert!(line.contains(part), "{part} is missing in {line}");
+        }
+        assert!(!line.contains("console"), "{line}");
+    }
+
+    #[test]
+    fn the_controller_grows_with_the_ports() {
+        let line = words(&Machine::new("/k", "/d").nbd_ports(30)).join(" ");
+        assert!(line.contains("max_ports=33"), "{line}");
+    }
+}

@@ -1,0 +1,34 @@
+//! What a command needs of the machine it runs on, and how it gets there.
+//!
+//! Every command names its needs and calls [`ensure`]. What is present is only looked at, so the second run
+//! does nothing; what is missing is announced, then installed. Nothing beyond the named needs is installed.
+
+mod debian;
+mod rust;
+
+use anyhow::Result;
+
+/// Something a command cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The standard library for the bare machine.
+    BareTarget,
+    /// rustfmt and clippy.
+    Lints,
+    /// The emulator.
+    Qemu,
+    /// The NBD clients, load generators and file-system tools that the tests drive.
+    Clients,
+}
+
+/// Makes sure of every need. Says on stderr what it does, and nothing where nothing is to do.
+pub fn ensure(needs: &[Need]) -> Result<()> {
+    if needs.contains(&Need::BareTarget) {
+        rust::ensure_target()?;
+    }
+    if needs.contains(&Need::Lints) {
+        rust::ensure_lints()?;
+    }
+    let programs = debian::PROGRAMS.iter().filter(|program| needs.contains(&program.need));
+    debian::ensure(programs)
+}

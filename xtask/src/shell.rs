@@ -1,0 +1,90 @@
+//! Running other programs. Every program that changes something is announced on stderr first.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Tells the user what is being done, on stderr.
+pub fn say(text: impl AsRef<str>) {
+    eprintln!("» {}", text.as_ref());
+}
+
+/// The command as a user would type it.
+pub fn describe(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| quote(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+}
+
+/// Quotes a word for a shell where it needs it.
+pub fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Announces a command, runs it on our own standard streams, and fails unless it succeeds.
+pub fn run(command: &mut Command) -> Result<()> {
+    say(describe(command));
+    run_quietly(command)
+}
+
+/// As [`run`], without the announcement.
+pub fn run_quietly(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {}", describe(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", describe(command));
+    }
+    Ok(())
+}
+
+/// What a command prints on its standard output. Its standard error goes to ours.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {}", describe(command)))?;
+    if !output.status.success() {
+        bail!("{} ended with {}", describe(command), output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{} printed no UTF-8", describe(command)))
+}
+
+/// Where a program lies: in `PATH`, or where Debian keeps what only root has in its `PATH`.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+/// The `cargo` that started us, or the one in `PATH`.
+pub fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(crate::workspace::root());
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_only_where_a_shell_needs_it() {
+        assert_eq!(quote("nbdinfo"), "nbdinfo");
+        assert_eq!(quote("nbd+unix:///v?socket=/s"), "'nbd+unix:///v?socket=/s'");
+        assert_eq!(quote("it's"), r"'it'\''s'");
+        assert_eq!(quote(""), "''");
+    }
+
+    #[test]
+    fn a_failing_command_is_an_error_that_names_it() {
+        let error = run_quietly(&mut Command::new("false")).unwrap_err();
+        assert!(error.to_string().contains("false"), "{error}");
+        assert!(output(&mut Command::new("/no/such/program")).is_err());
+    }
+}

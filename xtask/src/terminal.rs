@@ -1,0 +1,271 @@
+//! A terminal on the appliance's console: our standard input and output on one side, a port's socket on the
+//! other.
+//!
+//! One loop waits for all sides, signals included, so leaving by whatever way passes through the `Drop` that
+//! restores the terminal. Bytes on their way in are kept here and written as the port takes them: a script
+//! longer than the port's buffers cannot block while the appliance blocks on its output.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{self, OptionalActions, OutputModes, Termios};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::low_level::pipe;
+
+/// The key that leaves: Ctrl-].
+pub const LEAVE: u8 = 0x1d;
+
+/// How much input waits here for the port at most.
+const PENDING_BYTES_MAX: usize = 64 << 10;
+
+/// Why the terminal came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The user pressed Ctrl-].
+    ByUser,
+    /// The appliance, or the machine under it, has gone.
+    Closed,
+    /// A signal asked us to end.
+    Signalled,
+    /// The input was no terminal, came to its end, and the answer has been quiet since.
+    EndOfInput,
+}
+
+/// What the end of an input that is no terminal means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtEnd {
+    /// Leave once the console has been quiet for this long: nothing else tells that it has answered.
+    LeaveWhenQuiet(Duration),
+    /// Go on showing output.
+    Stay,
+}
+
+/// Joins standard input and output to the console until something ends it.
+pub fn attach(console: &UnixStream, at_end: AtEnd) -> Result<Left> {
+    let signals = Signals::listen()?;
+    let stdin = io::stdin();
+    let raw = RawMode::enter(stdin.as_fd())?;
+    console.set_nonblocking(true)?;
+    let mut bridge = Bridge { console, pending: Vec::new(), input_open: true, typed: raw.is_some() };
+    bridge.run(&signals, at_end)
+}
+
+/// A terminal whose keys arrive one by one. Restored when dropped, so also while a panic unwinds.
+struct RawMode<'a> {
+    terminal: BorrowedFd<'a>,
+    before: Termios,
+}
+
+impl<'a> RawMode<'a> {
+    /// `None` where the input is no terminal.
+    fn enter(terminal: BorrowedFd<'a>) -> Result<Option<RawMode<'a>>> {
+        if !terminal.is_terminal() {
+            return Ok(None);
+        }
+        let before = termios::tcgetattr(terminal).context("the terminal's mode cannot be read")?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        // Line feeds go on returning the carriage: our own messages would run down the screen otherwise.
+        raw.output_modes |= before.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
+        termios::tcsetattr(terminal, OptionalActions::Now, &raw)?;
+        Ok(Some(RawMode { terminal, before }))
+    }
+}
+
+impl Drop for RawMode<'_> {
+    fn drop(&mut self) {
+        // Nothing better can be done where the terminal has gone.
+        let _ = termios::tcsetattr(self.terminal, OptionalActions::Now, &self.before);
+    }
+}
+
+/// A pipe that becomes readable when a signal asks us to end.
+pub struct Signals {
+    pipe: OwnedFd,
+}
+
+impl Signals {
+    /// Takes SIGINT, SIGTERM, SIGHUP and SIGQUIT over from now on.
+    pub fn listen() -> Result<Signals> {
+        let (read, write) = UnixStream::pair()?;
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+            pipe::register(signal, write.try_clone()?)?;
+        }
+        Ok(Signals { pipe: read.into() })
+    }
+
+    /// Waits for a signal; true when one came.
+    pub fn wait(&self, patience: Duration) -> Result<bool> {
+        let mut sides = [PollFd::new(&self.pipe, PollFlags::IN)];
+        wait_for(&mut sides, Some(patience))?;
+        Ok(!sides[0].revents().is_empty())
+    }
+}
+
+struct Bridge<'a> {
+    console: &'a UnixStream,
+    pending: Vec<u8>,
+    input_open: bool,
+    /// Whether a person types, so that Ctrl-] leaves and Enter already is a carriage return.
+    typed: bool,
+}
+
+impl Bridge<'_> {
+    fn run(&mut self, signals: &Signals, at_end: AtEnd) -> Result<Left> {
+        let stdin = io::stdin();
+        loop {
+            let (input, console) = (self.wanted_input(), self.wanted_console());
+            let mut sides = [
+                PollFd::new(&signals.pipe, PollFlags::IN),
+                PollFd::new(self.console, console),
+                PollFd::new(&stdin, input),
+            ];
+            // A side that is asked for nothing would still report its hang-up, over and over.
+            let count = if input.is_empty() { 2 } else { 3 };
+            let quiet = wait_for(&mut sides[..count], self.patience(at_end))?;
+            let [signal, port, input] = sides.map(|side| side.revents());
+            if quiet {
+                return Ok(Left::EndOfInput);
+            }
+            if !signal.is_empty() {
+                return Ok(Left::Signalled);
+            }
+            if !input.is_empty() && self.read_input(stdin.as_fd())? {
+                return Ok(Left::ByUser);
+            }
+            self.write_pending()?;
+            if port.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) && !self.show_output()? {
+                return Ok(Left::Closed);
+            }
+        }
+    }
+
+    fn wanted_input(&self) -> PollFlags {
+        let room = self.input_open && self.pending.len() < PENDING_BYTES_MAX;
+        if room { PollFlags::IN } else { PollFlags::empty() }
+    }
+
+    fn wanted_console(&self) -> PollFlags {
+        if self.pending.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
+    }
+
+    fn patience(&self, at_end: AtEnd) -> Option<Duration> {
+        match at_end {
+            AtEnd::LeaveWhenQuiet(quiet) if !self.input_open && self.pending.is_empty() => Some(quiet),
+            _ => None,
+        }
+    }
+
+    /// Takes input in; true when the user wants to leave.
+    fn read_input(&mut self, stdin: BorrowedFd<'_>) -> Result<bool> {
+        let mut chunk = [0; 4096];
+        let length = rustix::io::read(stdin, &mut chunk)?;
+        self.input_open = length > 0;
+        let typed = &chunk[..length];
+        if self.typed {
+            let end = typed.iter().position(|byte| *byte == LEAVE);
+            self.pending.extend_from_slice(&typed[..end.unwrap_or(length)]);
+            return Ok(end.is_some());
+        }
+        self.pending.extend(typed.iter().map(|byte| if *byte == b'\n' { b'\r' } else { *byte }));
+        Ok(false)
+    }
+
+    fn write_pending(&mut self) -> Result<()> {
+        match (&mut &*self.console).write(&self.pending) {
+            Ok(length) => drop(self.pending.drain(..length)),
+            Err(error) if would_block(&error) => {}
+            // The reading side says that the appliance has gone.
+            Err(_) => self.pending.clear(),
+        }
+        Ok(())
+    }
+
+    /// Shows what the console said; false when it has gone.
+    fn show_output(&mut self) -> Result<bool> {
+        let mut chunk = [0; 4096];
+        match (&mut &*self.console).read(&mut chunk) {
+            Ok(0) => Ok(false),
+            Ok(length) => {
+                let mut out = io::stdout();
+                out.write_all(&chunk[..length])?;
+                out.flush()?;
+                Ok(true)
+            }
+            Err(error) if would_block(&error) => Ok(true),
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+fn would_block(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Waits until a side has something to tell; true when the time ran out first.
+fn wait_for(sides: &mut [PollFd<'_>], patience: Option<Duration>) -> Result<bool> {
+    let timeout = patience.map(Timespec::try_from).transpose()?;
+    match poll(sides, timeout.as_ref()) {
+        Ok(ready) => Ok(ready == 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bridge(console: &UnixStream, typed: bool) -> Bridge<'_> {
+        Bridge { console, pending: Vec::new(), input_open: true, typed }
+    }
+
+    fn input(bytes: &[u8]) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (&theirs).write_all(bytes).unwrap();
+        ours
+    }
+
+    #[test]
+    fn the_leaving_key_ends_what_is_typed() {
+        let (console, _guest) = UnixStream::pair().unwrap();
+        let mut bridge = bridge(&console, true);
+        assert!(bridge.read_input(input(b"help\r\x1drest").as_fd()).unwrap());
+        assert_eq!(bridge.pending, b"help\r");
+    }
+
+    #[test]
+    fn lines_of_a_script_end_as_the_enter_key_does() {
+        let (console, guest) = UnixStream::pair().unwrap();
+        let mut bridge = bridge(&console, false);
+        assert!(!bridge.read_input(input(b"help\n\x1d\n").as_fd()).unwrap());
+        bridge.write_pending().unwrap();
+        let mut arrived = [0; 7];
+        (&guest).read_exact(&mut arrived).unwrap();
+        assert_eq!(&arrived, b"help\r\x1d\r");
+    }
+
+    #[test]
+    fn input_stops_while_the_port_takes_none() {
+        let (console, _guest) = UnixStream::pair().unwrap();
+        let mut bridge = bridge(&console, false);
+        bridge.pending = vec![0; PENDING_BYTES_MAX];
+        assert!(bridge.wanted_input().is_empty());
+        assert!(bridge.wanted_console().contains(PollFlags::OUT));
+    }
+
+    #[test]
+    fn the_end_of_a_script_is_left_only_when_all_is_sent() {
+        let (console, _guest) = UnixStream::pair().unwrap();
+        let mut bridge = bridge(&console, false);
+        let at_end = AtEnd::LeaveWhenQuiet(Duration::from_secs(1));
+        assert_eq!(bridge.patience(at_end), None);
+        bridge.input_open = false;
+        assert_eq!(bridge.patience(at_end), Some(Duration::from_secs(1)));
+        assert_eq!(bridge.patience(AtEnd::Stay), None);
+    }
+}
