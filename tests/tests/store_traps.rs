@@ -432,6 +432,7 @@ fn a_full_pool_commits_before_it_refuses() {
                     break;
                 }
             }
+            assert!(next < 2048, "a pool of 2,048 blocks took {next} blocks of data");
         }
         assert!(next > 1000, "only {next} of 2048 blocks took data");
         story.trim(0, next / 2);
