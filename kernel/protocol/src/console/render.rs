@@ -143,19 +143,31 @@ fn is_size(key: &str) -> bool {
     key == "size" || key == "bytes" || key.ends_with("_bytes")
 }
 
-/// A value beside its key: sizes also exactly.
+/// A value beside its key, whole: sizes also exactly, long lists of texts with a line for each.
 fn full(key: &str, value: &Value) -> String {
     match (value, value.as_u64()) {
         (_, Some(bytes)) if is_size(key) && bytes >= 1024 => format!("{} ({bytes})", size_text(bytes)),
-        (Value::String(text), _) => clean(text),
-        (Value::Object(_), _) => inline(value),
-        _ => cell(key, value),
+        (Value::Array(items), _) if inline(value).chars().count() > CONSOLE_COLUMN_MAX => {
+            items.iter().map(|item| format!("\n  {}", plain("", item))).collect()
+        }
+        _ => plain(key, value),
     }
 }
 
-/// A value in a table, on one line and not too wide.
+/// A value in a table, not too wide.
 fn cell(key: &str, value: &Value) -> String {
-    let text = match value {
+    let text = plain(key, value);
+    if text.chars().count() <= CONSOLE_COLUMN_MAX {
+        return text;
+    }
+    let mut cut: String = text.chars().take(CONSOLE_COLUMN_MAX - 1).collect();
+    cut.push('…');
+    cut
+}
+
+/// A value on one line.
+fn plain(key: &str, value: &Value) -> String {
+    match value {
         Value::Null => "-".to_owned(),
         Value::Bool(true) => "yes".to_owned(),
         Value::Bool(false) => "no".to_owned(),
@@ -166,29 +178,21 @@ fn cell(key: &str, value: &Value) -> String {
         },
         Value::String(text) => clean(text),
         Value::Array(_) | Value::Object(_) => inline(value),
-    };
-    if text.chars().count() <= CONSOLE_COLUMN_MAX {
-        return text;
     }
-    let mut cut: String = text.chars().take(CONSOLE_COLUMN_MAX - 1).collect();
-    cut.push('…');
-    cut
 }
 
-/// Anything on one line; results nest no deeper than a few levels.
+/// A list or an object on one line; results nest no deeper than a few levels.
 fn inline(value: &Value) -> String {
-    match value {
-        Value::Array(items) if items.is_empty() => "none".to_owned(),
-        Value::Array(items) => items.iter().map(inline).collect::<Vec<_>>().join(", "),
-        Value::Object(object) => {
-            let members = ordered(object.keys()).into_iter();
-            let texts =
-                members.map(|key| format!("{key} {}", object.get(key).map(inline).unwrap_or_default()));
-            texts.collect::<Vec<_>>().join(", ")
-        }
-        Value::String(text) => clean(text),
-        scalar => cell("", scalar),
-    }
+    let texts: Vec<String> = match value {
+        Value::Array(items) if items.is_empty() => return "none".to_owned(),
+        Value::Array(items) => items.iter().map(|item| plain("", item)).collect(),
+        Value::Object(object) => ordered(object.keys())
+            .into_iter()
+            .filter_map(|key| object.get(key).map(|value| format!("{key} {}", plain(key, value))))
+            .collect(),
+        scalar => return plain("", scalar),
+    };
+    texts.join(", ")
 }
 
 /// Without control characters, which could rewrite the terminal.
@@ -212,13 +216,21 @@ mod tests {
     #[test]
     fn objects_are_aligned_lines() {
         let text = shown(
-            r#"{"size":21474836480,"name":"db","suspended":false,"origin":null,"held_by":["a","b"],"x":{"b":1,"name":"y"}}"#,
+            r#"{"size":21474836480,"name":"db","suspended":false,"origin":null,"held_by":["a","b"],"x":{"used_bytes":4096,"name":"y"}}"#,
         );
-        let expected = "name       db\nsize       20 GiB (21474836480)\nheld_by    a, b\norigin     -\nsuspended  no\nx          name y, b 1\n";
+        let expected = "name       db\nsize       20 GiB (21474836480)\nheld_by    a, b\norigin     -\nsuspended  no\nx          name y, used_bytes 4 KiB\n";
         assert_eq!(text, expected);
         assert_eq!(shown("{}"), "done\n");
         assert_eq!(shown(r#"{"text":"a 1\nb\u001b 2\n"}"#), "a 1\nb· 2\n");
         assert_eq!(shown(r#"{"token":"datum:1:00"}"#), "token  datum:1:00\n");
+    }
+
+    #[test]
+    fn nothing_beside_a_key_is_cut() {
+        let long = "x".repeat(100);
+        let text = shown(&format!(r#"{{"error":{{"message":"{long}"}},"findings":["{long}","b"]}}"#));
+        assert_eq!(text, format!("error     message {long}\nfindings  \n  {long}\n  b\n"));
+        assert!(shown(&format!(r#"[{{"a":"{long}"}}]"#)).ends_with("xx…\n"));
     }
 
     #[test]

@@ -116,7 +116,7 @@ fn parse_size(word: &str) -> Result<u64, String> {
         (Ok(number), Some(shift)) => number.checked_mul(1 << shift).ok_or_else(|| {
             format!("{} is more than 64 bits hold; write a smaller size", super::quoted(word))
         }),
-        _ => Err(format!("{} is not a size; write one as 4096, 64K, 4KiB, 20G or 1T", super::quoted(word))),
+        _ => Err(format!("{} is not a size as 4096, 64K, 4KiB, 20G and 1T are", super::quoted(word))),
     }
 }
 
