@@ -2,9 +2,9 @@
 //!
 //! - Small requests (up to 32 KiB) come from 64 KiB *slabs* of one size class each. Allocation and release
 //!   are a few loads and stores and never walk a list, whatever the fragmentation.
-//! - A slab whose objects are all free goes to a common reserve, from which any class takes it. The reserve
-//!   goes back to the back end only when a large request would fail otherwise, so a load that moves from one
-//!   class to another never runs out of memory that exists.
+//! - A slab whose objects are all free goes to a common reserve, from which any class takes it (but each class keeps
+//!   its last). All of these go back to the back end when it could not serve a request otherwise, so a load that
+//!   moves from one size to another never runs out of memory that exists.
 //! - Larger requests, rounded up to whole pages, go to the first-fit back end.
 //! - Slab descriptors lie outside the slabs, so that 4 KiB objects are aligned to 4 KiB and fill a slab.
 //!
@@ -60,7 +60,9 @@ struct Region {
 
 /// The heap. All memory it hands out lies in the regions given to [`Heap::add_region`].
 pub struct Heap {
+    /// The first `region_count` are there.
     regions: [Option<Region>; REGIONS_MAX],
+    region_count: usize,
     /// For each class the first slab with a free object.
     partial: [u32; CLASS_COUNT],
     /// The first wholly free slab.
@@ -78,6 +80,7 @@ impl Heap {
     pub const fn empty() -> Self {
         Self {
             regions: [const { None }; REGIONS_MAX],
+            region_count: 0,
             partial: [NONE; CLASS_COUNT],
             reserve: NONE,
             slab_count: 0,
@@ -93,7 +96,7 @@ impl Heap {
     pub unsafe fn add_region(&mut self, start: usize, end: usize) -> bool {
         let start = start.next_multiple_of(PAGE_BYTES);
         let end = end & !(PAGE_BYTES - 1);
-        let Some(place) = self.regions.iter_mut().find(|place| place.is_none()) else { return false };
+        let Some(place) = self.regions.get_mut(self.region_count) else { return false };
         if end < start + 4 * SLAB_BYTES {
             return false;
         }
@@ -105,6 +108,7 @@ impl Heap {
         // each when its slab is first carved.
         let back = unsafe { BackEnd::new(back_start as *mut u8, end - back_start) };
         *place = Some(Region { base, end, slabs: start as *mut Slab, first_slab: self.slab_count, back });
+        self.region_count += 1;
         self.slab_count += slabs as u32;
         self.usage.heap_bytes += end - back_start;
         true
@@ -193,11 +197,18 @@ impl Heap {
         if was_full {
             self.link(class, number);
         }
-        if is_empty {
-            self.unlink(class, number);
-            let next = core::mem::replace(&mut self.reserve, number);
-            self.slab(number).next = next;
+        // The last slab of a class stays, or a lone object that comes and goes would carve one each time.
+        let is_alone = self.partial[class] == number && self.slab(number).next == NONE;
+        if is_empty && !is_alone {
+            self.retire(class, number);
         }
+    }
+
+    /// Moves a slab without a used object from its class to the reserve.
+    fn retire(&mut self, class: usize, number: u32) {
+        self.unlink(class, number);
+        let next = core::mem::replace(&mut self.reserve, number);
+        self.slab(number).next = next;
     }
 
     /// Takes a slab, from the reserve if it has one, and strings its objects into a free list.
@@ -234,11 +245,22 @@ impl Heap {
 
     /// Higher regions first: what lies below 4 GiB is the scarcer kind.
     fn first_fit(&mut self, layout: Layout) -> Option<NonNull<u8>> {
-        let regions = self.regions.iter_mut().rev().flatten();
+        let regions = self.regions[..self.region_count].iter_mut().rev().flatten();
         regions.filter_map(|region| region.back.allocate_first_fit(layout).ok()).next()
     }
 
+    /// Gives every slab without a used object back, those that classes keep for themselves too.
     fn give_back_reserve(&mut self) {
+        for class in 0..CLASS_COUNT {
+            let mut number = self.partial[class];
+            while number != NONE {
+                let (next, is_empty) = (self.slab(number).next, self.slab(number).used == 0);
+                if is_empty {
+                    self.retire(class, number);
+                }
+                number = next;
+            }
+        }
         while self.reserve != NONE {
             let number = self.reserve;
             self.reserve = self.slab(number).next;
@@ -272,7 +294,10 @@ impl Heap {
 
     fn region_of(&mut self, memory: NonNull<u8>) -> Option<&mut Region> {
         let address = memory.as_ptr() as usize;
-        self.regions.iter_mut().flatten().find(|region| (region.base..region.end).contains(&address))
+        self.regions[..self.region_count]
+            .iter_mut()
+            .flatten()
+            .find(|region| (region.base..region.end).contains(&address))
     }
 
     fn slab_number(&mut self, memory: NonNull<u8>) -> Option<u32> {
@@ -282,7 +307,7 @@ impl Heap {
 
     fn region_of_slab(&self, number: u32) -> Option<&Region> {
         // Regions are numbered in the order they were added: the last that starts at or before `number`.
-        self.regions.iter().flatten().rfind(|region| region.first_slab <= number)
+        self.regions[..self.region_count].iter().flatten().rfind(|region| region.first_slab <= number)
     }
 
     fn slab_start(&self, number: u32) -> Option<NonNull<u8>> {
