@@ -94,6 +94,7 @@ pub struct Appliance<D: BlockDevice, E: Environment> {
     config: Config,
     pool: RefCell<PoolState<D>>,
     creating: Cell<bool>,
+    stopping: Cell<bool>,
     changed: Signal,
 }
 
@@ -115,6 +116,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             config: Config { cache_blocks: setup.cache_blocks },
             pool: RefCell::new(PoolState::Opening),
             creating: Cell::new(false),
+            stopping: Cell::new(false),
             changed: Signal::default(),
             environment,
         })
@@ -213,6 +215,15 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     /// Whether an error is the reason why there is no pool.
     pub(crate) fn is_why_there_is_no_pool(&self, error: &Error) -> bool {
         matches!(&*self.pool.borrow(), PoolState::Absent(reason) if reason.message() == error.message())
+    }
+
+    /// Nothing new is begun from here on: the machine goes down.
+    pub(crate) fn stop(&self) {
+        self.stopping.set(true);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 
     /// Nanoseconds since 1970.

@@ -120,6 +120,9 @@ fn shutdown_answers_first() {
     let mut control = rig.control();
     control.call(&mut rig, "system.reboot", json!({}));
     assert_eq!(rig.power(), None);
+    assert_eq!(control.kind(&mut rig, "job.list", json!({})), "stopping");
+    let port = rig.nbd_port("org.datum.nbd.0");
+    assert_eq!(Nbd::open(&mut rig, &port, Mode::Extended, "db", &[]).err(), Some(0x8000_0007));
     let appliance = rig.appliance.clone();
     rig.try_run(async move {
         let _kept = appliance;

@@ -33,6 +33,10 @@ pub(crate) async fn execute<D: BlockDevice + 'static, E: Environment + 'static>(
     command: Command,
 ) -> Result<Value, ErrorObject> {
     let method = command.method();
+    if appliance.is_stopping() && !matches!(command, Command::SystemInfo {} | Command::SystemMetrics {}) {
+        let message = "the appliance is going down; connect again when it is back";
+        return Err(ErrorObject::new(ErrorKind::Stopping, message).observed(method));
+    }
     dispatch(appliance, command).await.map_err(|error| object(appliance, &error.observed(method)))
 }
 

@@ -47,6 +47,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
 
     /// Makes everything durable, then ends the machine as soon as the answer had time to leave.
     pub(super) async fn end(self: &Rc<Self>, how: Power) -> Value {
+        self.stop();
         // A pool that cannot be closed has said so already, and is as durable as it will ever be.
         let closed = match self.pool_now() {
             Some(Ok(pool)) => pool.close().await,

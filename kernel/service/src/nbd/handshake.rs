@@ -146,6 +146,9 @@ async fn describe<D: BlockDevice + 'static, E: Environment + 'static>(
     appliance: &Appliance<D, E>,
     export: &ExportName,
 ) -> Result<Description, Refusal> {
+    if appliance.is_stopping() {
+        return Err(Refusal::Shutdown("the appliance is going down; connect again when it is back".into()));
+    }
     let found = exports::find(appliance, export).await.map_err(|error| refusal(&error))?;
     if let Some(since) = &export.since {
         exports::resolve(appliance, export, since).await.map_err(|error| refusal(&error))?;

@@ -285,13 +285,7 @@ impl Nbd {
     }
 
     /// The extents of each context: length and flags.
-    pub fn status(
-        &mut self,
-        rig: &mut Rig,
-        flags: u16,
-        offset: u64,
-        length: u64,
-    ) -> Result<Vec<(u32, Vec<(u64, u64)>)>, u32> {
+    pub fn status(&mut self, rig: &mut Rig, flags: u16, offset: u64, length: u64) -> Result<Statuses, u32> {
         let cookie = self.send(BLOCK_STATUS, flags, offset, length, &[]);
         let mut contexts = Vec::new();
         for chunk in self.reply(rig, cookie) {
@@ -310,6 +304,9 @@ impl Nbd {
         Ok(contexts)
     }
 }
+
+/// For each context its number, and the length and flags of its extents.
+pub type Statuses = Vec<(u32, Vec<(u64, u64)>)>;
 
 fn be(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
