@@ -1,7 +1,7 @@
 //! Running other programs. Every program that changes something is announced on stderr first.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -11,9 +11,10 @@ pub fn say(text: impl AsRef<str>) {
     eprintln!("» {}", text.as_ref());
 }
 
-/// The command as a user would type it.
+/// The command as a user would type it: the program by its name, wherever it lies.
 pub fn describe(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program());
+    let words = std::iter::once(program.file_name().unwrap_or(program.as_os_str())).chain(command.get_args());
     words.map(|word| quote(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
@@ -84,7 +85,7 @@ mod tests {
     #[test]
     fn a_failing_command_is_an_error_that_names_it() {
         let error = run_quietly(&mut Command::new("false")).unwrap_err();
-        assert!(error.to_string().contains("false"), "{error}");
+        assert!(error.to_string().contains("false ended with"), "{error}");
         assert!(output(&mut Command::new("/no/such/program")).is_err());
     }
 }

@@ -14,17 +14,21 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::command::{self, SERIAL_LOG};
 use super::{Machine, Port, SOCKET_PATH_BYTES_MAX, accelerator};
 use crate::control::Client;
-use crate::symbols::Symbols;
+use crate::symbols::{BACKTRACE_MARK, Symbols};
 use crate::{kernel, shell};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How often the watcher looks whether QEMU still runs.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often the serial log is looked at while the appliance starts.
+const LOG_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How much of each log an error shows.
 const LOG_LINES_SHOWN: usize = 60;
@@ -69,7 +73,22 @@ impl Appliance {
     pub fn wait_for_hello(&mut self, patience: Duration) -> Result<Client> {
         let deadline = Instant::now() + patience;
         let stream = self.connect(Port::Control, patience)?;
+        self.wait_for_bytes(&stream, deadline)?;
         Client::greet(stream, deadline).map_err(|error| self.explain(error.into()))
+    }
+
+    /// Waits until the port says anything. An appliance that panics while it starts would do so again and
+    /// again, so its first panic ends the wait.
+    fn wait_for_bytes(&self, stream: &UnixStream, deadline: Instant) -> Result<()> {
+        let interval = Timespec::try_from(LOG_INTERVAL)?;
+        while poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&interval))? == 0
+            && Instant::now() < deadline
+        {
+            if self.raw_log().unwrap_or_default().contains(BACKTRACE_MARK) {
+                return Err(self.explain(anyhow!("the appliance panicked while it started")));
+            }
+        }
+        Ok(())
     }
 
     /// A new conversation on the control port. The port serves one at a time: drop the old one first.
