@@ -1,5 +1,4 @@
-//! Every bound of the service, in one place. A bound that a client can meet is documented in
-//! `docs/PROTOCOL.md` by the name it has here.
+//! Every bound of the service, in one place; those of the languages are in `datum_protocol::limits`.
 
 /// Blocks that one step of a READ or WRITE moves. Payloads of any length pass in steps of this size, so that
 /// sixteen clients fit in a machine of 64 MiB.
@@ -12,14 +11,11 @@ pub const REQUESTS_PER_SESSION: usize = 64;
 /// chunk a direction, so that none waits for another's client.
 pub const SHARED_BLOCKS_MIN: usize = 4 * CHUNK_BLOCKS;
 
-/// Longest READ or WRITE in bytes, announced as the maximum block size.
-pub const PAYLOAD_BYTES_MAX: u64 = 32 << 20;
-
 /// Extents in one BLOCK_STATUS reply, over all contexts.
 pub const STATUS_EXTENTS_MAX: usize = 2048;
 
-/// Contexts one NBD session may select.
-pub const CONTEXTS_MAX: usize = 16;
+/// Memory that a BLOCK_STATUS under way counts for, in blocks: its extents as the store gives them and as they go out.
+pub const STATUS_BLOCKS: usize = 32;
 
 /// Exports that a NBD LIST names; more can be opened by name.
 pub const EXPORTS_LISTED_MAX: usize = 4096;

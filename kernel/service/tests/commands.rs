@@ -205,7 +205,7 @@ fn the_console_does_what_control_does() {
     let (mut rig, mut control) = fresh();
     let console = rig.console();
     console.connect();
-    let mut typed = |rig: &mut Rig, line: &str| {
+    let typed = |rig: &mut Rig, line: &str| {
         console.send(line.as_bytes());
         console.send(b"\r");
         rig.settle();

@@ -4,6 +4,8 @@
 //! One thread: a local executor runs until everything waits, then `poll` waits for sockets and timers. Disk I/O is
 //! synchronous. A socket serves one client at a time, as a serial port does; the next one waits.
 
+#![forbid(unsafe_code)]
+
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use datum_service::environment::{Environment, MemoryUsage, Power};

@@ -7,9 +7,10 @@
 use super::connection::Connection;
 use super::{error_number, error_text};
 use crate::buffers::Direction;
-use crate::limits::{CHUNK_BLOCKS, PAYLOAD_BYTES_MAX};
+use crate::limits::CHUNK_BLOCKS;
 use crate::port::{Chunk, Port};
 use alloc::vec::Vec;
+use datum_protocol::limits::NBD_PAYLOAD_BYTES_MAX;
 use datum_protocol::nbd::{Mode, Request};
 use datum_store::device::{BLOCK_SIZE, Block, BlockDevice};
 use datum_store::{BlockIndex, Error};
@@ -208,7 +209,8 @@ pub(super) async fn cache<D: BlockDevice, P: Port>(
         return Ok(());
     }
     let _room = connection.room(Direction::Send, CHUNK_BLOCKS).await;
-    verify(connection, request.offset, request.offset + request.length.min(PAYLOAD_BYTES_MAX)).await
+    let length = request.length.min(u64::from(NBD_PAYLOAD_BYTES_MAX));
+    verify(connection, request.offset, request.offset + length).await
 }
 
 #[cfg(test)]

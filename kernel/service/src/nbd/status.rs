@@ -1,7 +1,8 @@
 //! BLOCK_STATUS: what the selected contexts say of a range, as runs of bytes.
 
 use super::connection::Connection;
-use crate::limits::STATUS_EXTENTS_MAX;
+use crate::buffers::Direction;
+use crate::limits::{STATUS_BLOCKS, STATUS_EXTENTS_MAX};
 use crate::port::{Chunk, Port};
 use alloc::vec::Vec;
 use datum_protocol::nbd::{Extent, Request};
@@ -18,6 +19,7 @@ pub(super) async fn reply<D: BlockDevice, P: Port>(
     one: bool,
     contexts: &[u32],
 ) {
+    let _room = connection.room(Direction::Send, STATUS_BLOCKS).await;
     let limit = if one { 1 } else { STATUS_EXTENTS_MAX / contexts.len().max(1) };
     let mut message = Vec::with_capacity(contexts.len());
     for (index, id) in contexts.iter().enumerate() {
