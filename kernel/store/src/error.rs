@@ -105,9 +105,9 @@ impl Error {
 
     pub(crate) fn device(name: &str, doing: &str, error: DeviceError) -> Self {
         let kind = if error == DeviceError::ReadOnly { ErrorKind::ReadOnly } else { ErrorKind::Io };
-        Self::new(kind, format_args!("disk {name} failed; check the disk and its host")).observed(error).observed(
-            format_args!("{doing} on disk {name}"),
-        )
+        Self::new(kind, format_args!("disk {name} failed; check the disk and its host"))
+            .observed(error)
+            .observed(format_args!("{doing} on disk {name}"))
     }
 }
 

@@ -1,0 +1,247 @@
+//! Metadata blocks in memory: nodes of every tree and the contents of the object table and the free map.
+//!
+//! Keyed by address, since a block never changes place. Clean blocks may be dropped at any time; dirty ones
+//! stay until a commit has written them. A block's checksum is known once a freeze has resolved it; until
+//! then its parents mark the slot as *pending*.
+
+use crate::device::Block;
+use crate::format::{Address, Pointer};
+use crate::types::Epoch;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use hashbrown::HashMap;
+
+/// Levels of pointers above the content of a tree: 128^5 blocks, 128 TiB. All trees have the same height, so
+/// that no walk ever has to align two of different ones; the unused upper nodes cost 4 blocks a tree.
+pub(crate) const LEVELS: usize = 5;
+
+/// What a block of metadata is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tree {
+    Volume = 0,
+    Objects = 1,
+    Map = 2,
+}
+
+/// Where a cached block stands between memory and disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// As on disk.
+    Clean,
+    /// Not frozen yet.
+    Dirty,
+    /// Frozen, with its checksum resolved; a commit is writing it.
+    Committing,
+}
+
+/// A block in memory.
+pub(crate) struct Entry {
+    pub(crate) address: Address,
+    pub(crate) birth: Epoch,
+    pub(crate) state: State,
+    /// Slots whose child's checksum is not known yet.
+    pub(crate) pending: u128,
+    /// Valid unless dirty.
+    pub(crate) checksum: u64,
+    block: Option<Block>,
+    referenced: Cell<bool>,
+}
+
+impl Entry {
+    /// The block's bytes.
+    #[inline]
+    pub(crate) fn block(&self) -> &Block {
+        let Some(block) = &self.block else { panic!("{} is borrowed by a tree update", self.address) };
+        block
+    }
+}
+
+/// The cache. Its capacity is kept as long as enough blocks are clean; dirty ones are bounded by the commits
+/// they cause.
+pub(crate) struct Cache {
+    entries: Vec<Option<Entry>>,
+    index: HashMap<Address, usize>,
+    vacant: Vec<usize>,
+    hand: usize,
+    capacity: usize,
+    /// Dirty addresses by tree and level, content first; may name blocks that were freed since.
+    dirty: [[Vec<Address>; LEVELS + 1]; 3],
+    dirty_count: usize,
+    pub(crate) hits: Cell<u64>,
+}
+
+impl Cache {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            index: HashMap::new(),
+            vacant: Vec::new(),
+            hand: 0,
+            capacity,
+            dirty: Default::default(),
+            dirty_count: 0,
+            hits: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Blocks no commit has frozen yet.
+    pub(crate) fn dirty_count(&self) -> usize {
+        self.dirty_count
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, address: Address) -> Option<&Entry> {
+        let entry = self.entries[*self.index.get(&address)?].as_ref()?;
+        entry.referenced.set(true);
+        self.hits.set(self.hits.get() + 1);
+        Some(entry)
+    }
+
+    pub(crate) fn get_mut(&mut self, address: Address) -> Option<&mut Entry> {
+        self.entries[*self.index.get(&address)?].as_mut()
+    }
+
+    pub(crate) fn is_dirty(&self, address: Address) -> bool {
+        self.index
+            .get(&address)
+            .and_then(|&at| self.entries[at].as_ref())
+            .is_some_and(|entry| entry.state == State::Dirty)
+    }
+
+    /// Takes a block's bytes out for a change that needs the rest of the cache meanwhile.
+    pub(crate) fn borrow_block(&mut self, address: Address) -> Block {
+        let Some(block) = self.get_mut(address).and_then(|entry| entry.block.take()) else {
+            panic!("{address} is not there to be changed");
+        };
+        block
+    }
+
+    /// Puts back what [`Cache::borrow_block`] took.
+    pub(crate) fn return_block(&mut self, address: Address, block: Block, pending: u128) {
+        let Some(entry) = self.get_mut(address) else { panic!("{address} went away while borrowed") };
+        entry.block = Some(block);
+        entry.pending = pending;
+    }
+
+    /// Adds a block that was read and verified.
+    pub(crate) fn insert_clean(&mut self, pointer: &Pointer, block: Block) {
+        if self.index.contains_key(&pointer.address) {
+            return;
+        }
+        // Only here: a tree update must find again what its preparation found.
+        while self.index.len() >= self.capacity && self.evict() {}
+        self.insert(Entry {
+            address: pointer.address,
+            birth: pointer.birth,
+            state: State::Clean,
+            pending: 0,
+            checksum: pointer.checksum,
+            block: Some(block),
+            referenced: Cell::new(true),
+        });
+    }
+
+    /// Adds a block that no disk has yet.
+    pub(crate) fn insert_dirty(
+        &mut self,
+        tree: Tree,
+        level: usize,
+        address: Address,
+        birth: Epoch,
+        block: Block,
+        pending: u128,
+    ) {
+        // Whatever is remembered of a block that lay there before is void.
+        self.forget(address);
+        self.dirty[tree as usize][level].push(address);
+        self.dirty_count += 1;
+        self.insert(Entry {
+            address,
+            birth,
+            state: State::Dirty,
+            pending,
+            checksum: 0,
+            block: Some(block),
+            referenced: Cell::new(true),
+        });
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let address = entry.address;
+        let at = match self.vacant.pop() {
+            Some(at) => {
+                self.entries[at] = Some(entry);
+                at
+            }
+            None => {
+                self.entries.push(Some(entry));
+                self.entries.len() - 1
+            }
+        };
+        self.index.insert(address, at);
+    }
+
+    /// Second-chance eviction of one clean block; false where there is none.
+    fn evict(&mut self) -> bool {
+        for _ in 0..self.entries.len() * 2 {
+            self.hand = (self.hand + 1) % self.entries.len();
+            let Some(entry) = &self.entries[self.hand] else { continue };
+            if entry.state == State::Clean && !entry.referenced.replace(false) {
+                let address = entry.address;
+                self.forget(address);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Drops a block that was freed, dirty or not. One that a commit is writing stays until written.
+    pub(crate) fn forget(&mut self, address: Address) {
+        let Some(&at) = self.index.get(&address) else { return };
+        let Some(entry) = &self.entries[at] else { return };
+        match entry.state {
+            State::Committing => return,
+            State::Dirty => self.dirty_count -= 1,
+            State::Clean => {}
+        }
+        self.index.remove(&address);
+        self.entries[at] = None;
+        self.vacant.push(at);
+    }
+
+    /// Drops everything that is on disk too.
+    pub(crate) fn clear_clean(&mut self) {
+        let clean: Vec<Address> =
+            self.entries.iter().flatten().filter(|e| e.state == State::Clean).map(|e| e.address).collect();
+        clean.into_iter().for_each(|address| self.forget(address));
+    }
+
+    /// The dirty blocks of a tree's level, which become the commit's; freed ones are left out.
+    pub(crate) fn take_dirty(&mut self, tree: Tree, level: usize) -> Vec<Address> {
+        let mut addresses = core::mem::take(&mut self.dirty[tree as usize][level]);
+        addresses.retain(|&address| self.is_dirty(address));
+        addresses
+    }
+
+    /// Marks a dirty block as frozen under its checksum.
+    pub(crate) fn freeze(&mut self, address: Address, checksum: u64) {
+        let Some(entry) = self.get_mut(address) else { panic!("{address} froze without being there") };
+        assert!(entry.state == State::Dirty && entry.pending == 0);
+        entry.state = State::Committing;
+        entry.checksum = checksum;
+        self.dirty_count -= 1;
+    }
+
+    /// A commit has written this block.
+    pub(crate) fn written(&mut self, address: Address) {
+        if let Some(entry) = self.get_mut(address)
+            && entry.state == State::Committing
+        {
+            entry.state = State::Clean;
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Questions to the object table: names, lists, descriptions, and whether a reference point applies.
+
+use crate::device::BLOCK_SIZE;
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind};
+use crate::forest::{Step, Stop, TREE_BLOCKS};
+use crate::format::object::{Bound, List, Record, VersionKind};
+use crate::format::pointer::pointer_at;
+use crate::limits::{LIST_MAX, STEP_POINTERS};
+use crate::names::Key;
+use crate::pool::Since;
+use crate::release::Walk;
+use crate::token::Token;
+use crate::transaction::Transaction;
+use crate::types::{
+    BlockIndex, ChangeId, CheckpointInfo, CheckpointState, Name, ObjectId, RefpointInfo, VolumeInfo,
+};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// Holders a description names; more are counted.
+const HOLDERS_MAX: usize = 16;
+
+fn fail<T>(kind: ErrorKind, message: impl core::fmt::Display) -> Step<T> {
+    Err(Stop::Failed(Error::new(kind, message)))
+}
+
+impl Transaction<'_> {
+    /// The volume of this name.
+    pub(crate) fn named_volume(&mut self, name: &Name) -> Step<ObjectId> {
+        match self.find_name(Key { owner: ObjectId::NONE, name })? {
+            Some(id) => Ok(id),
+            None => fail(ErrorKind::NotFound, format_args!("there is no volume {name}; see volume.list")),
+        }
+    }
+
+    /// The volume and checkpoint of these names.
+    pub(crate) fn named_checkpoint(&mut self, volume: &Name, name: &Name) -> Step<(ObjectId, ObjectId)> {
+        let owner = self.named_volume(volume)?;
+        match self.find_name(Key { owner, name })? {
+            Some(id) if matches!(self.record(id)?, Record::Version(_)) => Ok((owner, id)),
+            Some(_) => {
+                let message =
+                    format_args!("{name} of volume {volume} is a reference point, not a checkpoint");
+                fail(ErrorKind::NotFound, message)
+            }
+            None => {
+                let message = format_args!("volume {volume} has no checkpoint {name}; see checkpoint.list");
+                fail(ErrorKind::NotFound, message)
+            }
+        }
+    }
+
+    /// The reference point of these names.
+    pub(crate) fn named_refpoint(&mut self, volume: &Name, name: &Name) -> Step<ObjectId> {
+        let owner = self.named_volume(volume)?;
+        match self.find_name(Key { owner, name })? {
+            Some(id) if matches!(self.record(id)?, Record::Refpoint(_)) => Ok(id),
+            Some(_) => {
+                let message =
+                    format_args!("{name} of volume {volume} is a checkpoint, not a reference point");
+                fail(ErrorKind::NotFound, message)
+            }
+            None => {
+                let message =
+                    format_args!("volume {volume} has no reference point {name}; see refpoint.list");
+                fail(ErrorKind::NotFound, message)
+            }
+        }
+    }
+
+    /// A list's members after one of them, or from its start.
+    fn list<T>(
+        &mut self,
+        list: List,
+        after: Option<ObjectId>,
+        limit: usize,
+        mut describe: impl FnMut(&mut Self, ObjectId) -> Step<T>,
+    ) -> Step<Vec<T>> {
+        let mut items = Vec::new();
+        let mut id = match after {
+            Some(after) => self.next(after)?,
+            None => list.first,
+        };
+        while id != ObjectId::NONE && items.len() < limit.min(LIST_MAX) {
+            items.push(describe(self, id)?);
+            id = self.next(id)?;
+        }
+        Ok(items)
+    }
+
+    pub(crate) fn list_volumes(&mut self, after: Option<&Name>, limit: usize) -> Step<Vec<VolumeInfo>> {
+        let after = after.map(|name| self.named_volume(name)).transpose()?;
+        let volumes = self.root()?.volumes;
+        self.list(volumes, after, limit, Self::volume_info)
+    }
+
+    pub(crate) fn list_checkpoints(
+        &mut self,
+        volume: &Name,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Step<Vec<CheckpointInfo>> {
+        let id = self.named_volume(volume)?;
+        let after = after.map(|name| self.named_checkpoint(volume, name)).transpose()?.map(|found| found.1);
+        let checkpoints = self.volume(id)?.checkpoints;
+        self.list(checkpoints, after, limit, Self::checkpoint_info)
+    }
+
+    pub(crate) fn list_refpoints(
+        &mut self,
+        volume: &Name,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Step<Vec<RefpointInfo>> {
+        let id = self.named_volume(volume)?;
+        let after = after.map(|name| self.named_refpoint(volume, name)).transpose()?;
+        let refpoints = self.volume(id)?.refpoints;
+        self.list(refpoints, after, limit, Self::refpoint_info)
+    }
+
+    pub(crate) fn volume_info(&mut self, id: ObjectId) -> Step<VolumeInfo> {
+        let (record, head) = (self.volume(id)?, self.head(id)?);
+        let origin = match record.origin.some() {
+            Some(origin) => match self.record(origin)? {
+                Record::Origin(origin) => Some((origin.volume, origin.checkpoint)),
+                _ => None,
+            },
+            None => None,
+        };
+        Ok(VolumeInfo {
+            name: record.name,
+            id,
+            timeline: self.timeline(record.timeline)?.id,
+            size: head.size,
+            allocated_bytes: head.allocated * BLOCK_SIZE as u64,
+            change: head.clock,
+            suspended: false,
+            created: record.created,
+            origin,
+        })
+    }
+
+    pub(crate) fn checkpoint_info(&mut self, id: ObjectId) -> Step<CheckpointInfo> {
+        let version = self.version(id)?;
+        let Some(name) = version.name else {
+            return fail(ErrorKind::Corrupt, "a checkpoint has no name; run pool.check");
+        };
+        Ok(CheckpointInfo {
+            volume: self.volume(version.volume)?.name,
+            name,
+            id,
+            size: version.size,
+            change: version.change,
+            created: version.created,
+            state: CheckpointState::Ready,
+            held_by: self.held_by(id)?,
+        })
+    }
+
+    pub(crate) fn refpoint_info(&mut self, id: ObjectId) -> Step<RefpointInfo> {
+        let point = self.refpoint(id)?;
+        Ok(RefpointInfo {
+            volume: self.volume(point.volume)?.name,
+            name: point.name,
+            id,
+            timeline: point.timeline,
+            incarnation: point.incarnation,
+            change: point.change,
+            created: point.created,
+        })
+    }
+
+    /// What keeps a version's space: clones and other lines that came from it, and readers.
+    pub(crate) fn held_by(&mut self, id: ObjectId) -> Step<Vec<String>> {
+        let mut holders = Vec::new();
+        if let Some(readers) = self.engine.open_versions.get(&id) {
+            holders.push(format!("{readers} open reader(s)"));
+        }
+        let Some(Record::Version(version)) = self.find_record(id)? else { return Ok(holders) };
+        // One child is no obstacle: it takes over what it needs.
+        if version.child_count < 2 {
+            return Ok(holders);
+        }
+        let mut next = version.children.first;
+        while let Some(child) = next.some() {
+            let child = self.version(child)?;
+            next = child.sibling.next;
+            let own = child.volume == version.volume;
+            match self.find_record(child.volume)? {
+                Some(Record::Volume(volume)) if !own => holders.push(volume.name.to_string()),
+                _ if own && child.kind != VersionKind::Hidden => {}
+                _ => holders.push("contents waiting to be released".into()),
+            }
+            if holders.len() >= HOLDERS_MAX {
+                holders.push("and more".into());
+                break;
+            }
+        }
+        Ok(holders)
+    }
+
+    /// The change id that changes are counted from.
+    pub(crate) fn resolve_since(
+        &mut self,
+        volume: &Name,
+        until: Option<&Name>,
+        since: &Since,
+    ) -> Step<ChangeId> {
+        let id = self.named_volume(volume)?;
+        // Points made so far have a change id below the clock.
+        let newest = match until {
+            Some(checkpoint) => {
+                let (_, checkpoint) = self.named_checkpoint(volume, checkpoint)?;
+                self.version(checkpoint)?.change
+            }
+            None => ChangeId(self.head(id)?.clock.0 - 1),
+        };
+        let change = match since {
+            Since::Point(name) => self.point_change(id, volume, name)?,
+            Since::Token(token) => self.token_change(id, volume, token)?,
+        };
+        if change > newest {
+            let message =
+                format_args!("the point is newer than the contents of {volume} it is compared with");
+            return fail(ErrorKind::RefpointNewer, message);
+        }
+        Ok(change)
+    }
+
+    fn point_change(&mut self, owner: ObjectId, volume: &Name, name: &Name) -> Step<ChangeId> {
+        let found = self.find_name(Key { owner, name })?;
+        match found.map(|id| self.record(id)).transpose()? {
+            Some(Record::Version(version)) => Ok(version.change),
+            Some(Record::Refpoint(point)) => Ok(point.change),
+            _ => {
+                let message = format_args!("volume {volume} has no point {name}; see refpoint.list");
+                fail(ErrorKind::NotFound, message)
+            }
+        }
+    }
+
+    /// Finds the token's line of history among the volume's and its ancestors', and its opening on it.
+    fn token_change(&mut self, id: ObjectId, volume: &Name, token: &Token) -> Step<ChangeId> {
+        let foreign = |why: &str| {
+            let message =
+                format_args!("the token does not apply to volume {volume}: {why}; take a full backup");
+            fail(ErrorKind::RefpointForeign, message)
+        };
+        let mut line = self.volume(id)?.timeline;
+        let mut fork = None;
+        loop {
+            let timeline = self.timeline(line)?;
+            if timeline.id == token.timeline {
+                if fork.is_some_and(|fork| token.change > fork) {
+                    return foreign("it was made after the volume was cloned");
+                }
+                return match self.incarnation_at(line, token.change)? == token.incarnation {
+                    true => Ok(token.change),
+                    false => foreign("it was made on another copy of this pool"),
+                };
+            }
+            if timeline.parent == ObjectId::NONE {
+                return foreign("it is of another volume");
+            }
+            fork = Some(fork.map_or(timeline.fork, |earlier: ChangeId| earlier.min(timeline.fork)));
+            line = timeline.parent;
+        }
+    }
+
+    /// The opening in which a point with this change id was made on a timeline.
+    pub(crate) fn incarnation_at(&mut self, timeline: ObjectId, change: ChangeId) -> Step<u64> {
+        let mut place = self.timeline(timeline)?.incarnations.last;
+        while let Some(id) = place.some() {
+            let Record::Incarnation(record) = self.record(id)? else { break };
+            if record.first <= change {
+                return Ok(record.incarnation);
+            }
+            place = record.link.previous;
+        }
+        Ok(0)
+    }
+}
+
+impl Engine {
+    pub(crate) fn held_by(&mut self, version: ObjectId) -> Step<Vec<String>> {
+        Transaction::new(self).held_by(version)
+    }
+
+    /// How far a version's release has come; 1 when it is gone.
+    pub(crate) fn release_progress(&mut self, version: ObjectId) -> Step<f32> {
+        let Some(Record::Version(record)) = Transaction::new(self).find_record(version)? else {
+            return Ok(1.0);
+        };
+        let blocks = (record.size / BLOCK_SIZE as u64).max(1);
+        let cursor = match &self.active {
+            Some(active) if active.version == version => active.walk.cursor,
+            _ => record.cursor.0,
+        };
+        Ok((cursor.min(blocks) as f32 / blocks as f32).min(0.99))
+    }
+
+    /// Starts counting what a checkpoint's release would free; `None` where several versions share it.
+    pub(crate) fn unique_walk(&mut self, id: ObjectId) -> Step<Option<Walk>> {
+        let mut transaction = Transaction::new(self);
+        let version = transaction.version(id)?;
+        if version.child_count > 1 {
+            return Ok(None);
+        }
+        let parent_epoch = transaction.epoch_of(version.parent)?;
+        let bound = match &self.active {
+            Some(active) if !active.drop_job && active.version == version.parent => Bound {
+                before: active.walk.bound.before,
+                after: parent_epoch,
+                split: BlockIndex(active.walk.cursor),
+            },
+            _ => Bound::same(parent_epoch),
+        };
+        let new = self.only_child_root(id)?;
+        Ok(Some(Walk { dry: true, ..Walk::new(version.root, new, bound) }))
+    }
+
+    /// Goes on counting; true when done.
+    pub(crate) fn unique_step(&mut self, id: ObjectId, walk: &mut Walk) -> Step<bool> {
+        // Both roots may have been written, and with that got checksums, since the last step.
+        walk.old = self.version(id)?.root;
+        walk.new = self.only_child_root(id)?;
+        Ok(self.forest.release_step(walk, 8 * STEP_POINTERS)? || walk.cursor >= TREE_BLOCKS)
+    }
+
+    /// Blocks the map shows as allocated on a member, as of the last freeze.
+    pub(crate) fn member_allocated(&self, member: usize) -> u64 {
+        self.forest.load(&self.map).map_or(0, |root| pointer_at(root.block(), member).change.0)
+    }
+}

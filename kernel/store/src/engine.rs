@@ -1,0 +1,307 @@
+//! The engine's memory: everything between the disks and the interface, without a single request to a disk.
+//!
+//! All of it changes in synchronous steps that either happen whole or not at all (see `forest`), so no lock
+//! is ever held and a freeze sees one instant of everything.
+
+use crate::cache::{Cache, Tree};
+use crate::error::{Error, ErrorKind};
+use crate::forest::{Forest, Step, Stop};
+use crate::format::journal::{Body, Operation, Run};
+use crate::format::object::{Bound, Record, VersionKind, VersionRecord};
+use crate::format::superblock::Superblock;
+use crate::format::{Address, Pointer};
+use crate::journal::Journal;
+use crate::release::Walk;
+use crate::space::{Space, Urgency};
+use crate::transaction::Transaction;
+use crate::trim::TrimRange;
+use crate::types::{BlockIndex, ChangeId, Counters, Epoch, ObjectId};
+use alloc::collections::{BTreeMap, BTreeSet};
+
+/// The live state of a volume. Memory leads; its records follow at each freeze.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    pub(crate) version: ObjectId,
+    pub(crate) root: Pointer,
+    /// The change id that writes carry now.
+    pub(crate) clock: ChangeId,
+    pub(crate) size: u64,
+    pub(crate) allocated: u64,
+    pub(crate) parent: ObjectId,
+    /// Blocks born up to here belong to the parent too.
+    pub(crate) parent_epoch: Epoch,
+    /// The records do not show this state yet.
+    pub(crate) dirty: bool,
+}
+
+impl Head {
+    /// Blocks of the volume.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.size / crate::device::BLOCK_SIZE as u64
+    }
+}
+
+/// The release that is under way.
+#[derive(Clone, Debug)]
+pub(crate) struct ActiveRelease {
+    pub(crate) version: ObjectId,
+    pub(crate) drop_job: bool,
+    /// The volume whose data blocks a drop job counts.
+    pub(crate) volume: ObjectId,
+    pub(crate) walk: Walk,
+}
+
+/// The state of an open pool.
+pub(crate) struct Engine {
+    pub(crate) forest: Forest,
+    pub(crate) objects: Pointer,
+    pub(crate) map: Pointer,
+    pub(crate) heads: BTreeMap<ObjectId, Head>,
+    pub(crate) next_object: u64,
+    /// Versions put since the last freeze: their records may hold a root without its checksum.
+    pub(crate) unresolved_roots: BTreeSet<ObjectId>,
+    pub(crate) active: Option<ActiveRelease>,
+    /// A revert's new contents that are being built now.
+    pub(crate) building: Option<ObjectId>,
+    /// Checkpoints that somebody has open.
+    pub(crate) open_versions: BTreeMap<ObjectId, usize>,
+    /// Number of freezes so far; readers note it, so that what they may still read is not reused.
+    pub(crate) interval: u64,
+    pub(crate) readers: BTreeMap<u64, usize>,
+    pub(crate) journal: Journal,
+    /// The newest durable superblock.
+    pub(crate) superblock: Superblock,
+    pub(crate) incarnation: u64,
+    /// Why nothing is written any more.
+    pub(crate) failed: Option<Error>,
+    pub(crate) counters: Counters,
+    /// Objects changed in ways the intent log does not carry (releases, purges).
+    pub(crate) dirty_aside: bool,
+}
+
+/// What applying an operation came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Applied {
+    /// The object it made, if any.
+    pub(crate) object: ObjectId,
+}
+
+impl Engine {
+    pub(crate) fn new(superblock: Superblock, cache_blocks: usize, incarnation: u64) -> Self {
+        let mapped = superblock.map.change.0;
+        Self {
+            forest: Forest {
+                cache: Cache::new(cache_blocks),
+                space: Space::new(superblock.members.clone(), mapped),
+                sums: crate::format::pointer::Checksummer::new(superblock.pool),
+                epoch: superblock.epoch,
+            },
+            objects: superblock.objects,
+            map: superblock.map,
+            heads: BTreeMap::new(),
+            next_object: superblock.next_object,
+            unresolved_roots: BTreeSet::new(),
+            active: None,
+            building: None,
+            open_versions: BTreeMap::new(),
+            interval: 0,
+            readers: BTreeMap::new(),
+            journal: Journal::new(superblock.log),
+            superblock,
+            incarnation,
+            failed: None,
+            counters: Counters::default(),
+            dirty_aside: false,
+        }
+    }
+
+    /// Fails where the pool takes no writes.
+    pub(crate) fn check_writable(&self) -> Step<()> {
+        match &self.failed {
+            Some(error) => Err(Stop::Failed(error.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The operation with what it draws from the engine as it stands.
+    pub(crate) fn operation(&self, body: Body) -> Operation {
+        Operation { epoch: self.forest.epoch, first_object: ObjectId(self.next_object), body }
+    }
+
+    /// The live state of a volume, brought into memory.
+    pub(crate) fn load_head(&mut self, volume: ObjectId) -> Step<Head> {
+        if let Some(head) = self.heads.get(&volume) {
+            return Ok(*head);
+        }
+        let mut transaction = Transaction::new(self);
+        match transaction.find_record(volume)? {
+            Some(Record::Volume(record)) if record.head != ObjectId::NONE => {}
+            _ => return Err(Stop::Failed(volume_gone())),
+        }
+        let head = transaction.head(volume)?;
+        self.heads.insert(volume, head);
+        Ok(head)
+    }
+
+    /// Up to which epoch a head's blocks belong to other versions too.
+    pub(crate) fn head_bound(&self, head: &Head) -> Bound {
+        match &self.active {
+            Some(active) if !active.drop_job && active.version == head.parent => Bound {
+                before: active.walk.bound.before,
+                after: head.parent_epoch,
+                split: BlockIndex(active.walk.cursor),
+            },
+            _ => Bound::same(head.parent_epoch),
+        }
+    }
+
+    /// Applies an operation, live or in a replay.
+    pub(crate) fn apply(&mut self, operation: &Operation) -> Step<Applied> {
+        match &operation.body {
+            Body::Write { volume, first, runs, checksums } => {
+                self.apply_write(operation, *volume, *first, runs, checksums)
+            }
+            Body::Trim { volume, first, count } => {
+                let head = self.load_head(*volume)?;
+                let range = TrimRange::new(first.0, *count, head.blocks());
+                self.apply_trim(operation, *volume, range, *count, head.size)
+            }
+            Body::ResizeVolume { volume, size } => self.apply_resize(operation, *volume, *size),
+            body => {
+                let mut transaction = Transaction::of(self, operation);
+                let applied = transaction.perform(body)?;
+                let plan = transaction.finish(Urgency::Administration)?;
+                plan.apply(self);
+                Ok(applied)
+            }
+        }
+    }
+
+    fn apply_write(
+        &mut self,
+        operation: &Operation,
+        volume: ObjectId,
+        first: BlockIndex,
+        runs: &[Run],
+        checksums: &[u64],
+    ) -> Step<Applied> {
+        let mut head = self.load_head(volume)?;
+        let count = checksums.len() as u64;
+        check_range(first.0, count, &head)?;
+        let last = first.0 + count - 1;
+        let nodes = self.forest.prepare(Tree::Volume, &head.root, first.0, last, false)?;
+        self.forest.require(nodes, Urgency::Administration)?;
+        self.begin(operation);
+        let (bound, change) = (self.head_bound(&head), head.clock);
+        let mut blocks = runs.iter().flat_map(|run| (0..run.blocks).map(|b| Address(run.address.0 + b)));
+        let mut added = 0;
+        head.root =
+            self.forest.update(Tree::Volume, head.root, first.0, last, &bound, &mut |forest, index, old| {
+                if old.is_hole() {
+                    added += 1;
+                } else {
+                    forest.release_block(&old, index + 1, &bound);
+                }
+                let Some(address) = blocks.next() else { panic!("a write with fewer blocks than checksums") };
+                let checksum = checksums[(index - first.0) as usize];
+                Pointer { address, birth: operation.epoch, change, checksum }
+            });
+        head.allocated += added;
+        self.heads.insert(volume, Head { dirty: true, ..head });
+        Ok(Applied::default())
+    }
+
+    /// Takes over the epoch of an operation; a replay advances by it.
+    fn begin(&mut self, operation: &Operation) {
+        assert!(operation.epoch >= self.forest.epoch, "the epoch went back");
+        self.forest.epoch = operation.epoch;
+        self.next_object = self.next_object.max(operation.first_object.0);
+    }
+
+    fn apply_trim(
+        &mut self,
+        operation: &Operation,
+        volume: ObjectId,
+        range: TrimRange,
+        count: u64,
+        new_size: u64,
+    ) -> Step<Applied> {
+        let head = self.load_head(volume)?;
+        let bound = self.head_bound(&head);
+        let mut transaction = Transaction::of(self, operation);
+        let job = transaction.draw();
+        transaction.start_drop_job(job, volume, &head, bound)?;
+        let mut plan = transaction.finish(Urgency::Administration)?;
+        let nodes = self.forest.prepare_trim(&head.root, range, count)?;
+        self.forest.require(nodes + plan.nodes, Urgency::Administration)?;
+        self.begin(operation);
+        let trimmed = self.forest.trim(head.root, range, count, head.clock, &bound);
+        self.next_object = self.next_object.max(job.0 + 1);
+        let head = Head {
+            root: trimmed.root,
+            allocated: head.allocated - trimmed.removed,
+            size: new_size,
+            dirty: true,
+            ..head
+        };
+        self.heads.insert(volume, head);
+        if !trimmed.dropped.is_hole() {
+            plan.set_version_root(job, trimmed.dropped);
+            plan.apply(self);
+        }
+        Ok(Applied::default())
+    }
+
+    /// Growth and shrinking count as a trim of what comes or goes.
+    fn apply_resize(&mut self, operation: &Operation, volume: ObjectId, size: u64) -> Step<Applied> {
+        let head = self.load_head(volume)?;
+        let blocks = size / crate::device::BLOCK_SIZE as u64;
+        let (low, high) = (blocks.min(head.blocks()), blocks.max(head.blocks()));
+        if low == high {
+            return Ok(Applied::default());
+        }
+        let range = TrimRange::new(low, high - low, high);
+        self.apply_trim(operation, volume, range, high - low, size)
+    }
+
+    /// The root of a version that is no head.
+    pub(crate) fn version(&self, id: ObjectId) -> Step<VersionRecord> {
+        let version = Transaction::new(self).version(id)?;
+        assert!(version.kind != VersionKind::Head, "a head's record lags behind memory");
+        Ok(version)
+    }
+
+    /// Notes a reader: what is freed from now on is not reused before it has gone.
+    pub(crate) fn enter(&mut self) -> u64 {
+        *self.readers.entry(self.interval).or_default() += 1;
+        self.interval
+    }
+
+    /// The reader of that interval has gone.
+    pub(crate) fn leave(&mut self, interval: u64) {
+        if let Some(count) = self.readers.get_mut(&interval) {
+            *count -= 1;
+            if *count == 0 {
+                self.readers.remove(&interval);
+            }
+        }
+    }
+
+    /// Whether a commit would change anything on disk.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty_aside || self.forest.cache.dirty_count() > 0 || !self.journal.is_empty()
+    }
+}
+
+/// Fails where a range does not lie in the volume.
+pub(crate) fn check_range(first: u64, count: u64, head: &Head) -> Step<()> {
+    if count == 0 || first.checked_add(count).is_none_or(|end| end > head.blocks()) {
+        let message = format_args!("blocks {first} and {count} on lie beyond the end of the volume");
+        return Err(Stop::Failed(Error::new(ErrorKind::Invalid, message)));
+    }
+    Ok(())
+}
+
+pub(crate) fn volume_gone() -> Error {
+    Error::new(ErrorKind::NotFound, "the volume was deleted; open another")
+}

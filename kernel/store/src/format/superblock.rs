@@ -1,0 +1,212 @@
+//! The superblock: 512 bytes, so that one sector write decides a commit.
+//!
+//! Commit `n` writes slot `n % 2` at both ends of every member. The newest valid one on *any* member counts:
+//! all it names was flushed on all members before it was written.
+
+use super::codec::{Reader, Writer};
+use super::pointer::{Checksummer, Pointer};
+use crate::limits::MEMBERS_MAX;
+use crate::types::{Epoch, Name};
+
+/// Bytes of a superblock; the rest of its block is zero.
+pub(crate) const SUPERBLOCK_SIZE: usize = 512;
+/// Blocks kept for superblock slots at each end of a member.
+pub(crate) const SLOTS: u64 = 2;
+const MAGIC: [u8; 8] = *b"DATUMSB\x01";
+const CHECKSUM_PURPOSE: u64 = 0x7375_7065_7262_6c6b;
+/// Incompatible features this version knows: none yet.
+const KNOWN_INCOMPATIBLE: u64 = 0;
+const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
+
+/// Where the intent log goes on from a commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LogPosition {
+    /// Block within the log's ring.
+    pub(crate) block: u64,
+    /// Sequence number of the next record.
+    pub(crate) sequence: u64,
+    /// Checksum of the record before it.
+    pub(crate) chain: u64,
+}
+
+/// The root of everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    pub(crate) pool: u128,
+    pub(crate) name: Name,
+    /// This member's place in the pool; the only field that differs between members.
+    pub(crate) member: u8,
+    /// 0 while the pool is being created.
+    pub(crate) commit: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) created: u64,
+    pub(crate) objects: Pointer,
+    pub(crate) map: Pointer,
+    /// Records of an older generation are never valid.
+    pub(crate) log_generation: u64,
+    pub(crate) log: LogPosition,
+    /// The log's ring on member 0: first block and length.
+    pub(crate) log_first: u64,
+    pub(crate) log_blocks: u64,
+    /// Freed extents below this map position of the sweeping batch are already in the free map.
+    pub(crate) sweep_cursor: u64,
+    /// Which of the two lists of freed extents is being filled, and how many blocks each has.
+    pub(crate) filling: u8,
+    pub(crate) freed_blocks: [u32; 2],
+    pub(crate) next_object: u64,
+    /// Blocks of each member; as many as there are members.
+    pub(crate) members: alloc::vec::Vec<u64>,
+    /// Features set: compatible, read-only-compatible, incompatible.
+    pub(crate) features: [u64; 3],
+}
+
+/// Why a slot's bytes are no superblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Defect {
+    /// No trace of Datum.
+    NotDatum,
+    /// Datum's magic, but the bytes are damaged.
+    Damaged,
+    /// Made by a later version with features unknown here.
+    Unknown,
+}
+
+impl Superblock {
+    /// Whether this version may write to the pool.
+    pub(crate) fn writable(&self) -> bool {
+        self.features[1] & !KNOWN_READ_ONLY_COMPATIBLE == 0
+    }
+
+    pub(crate) fn encode(&self) -> [u8; SUPERBLOCK_SIZE] {
+        let mut w = Writer::default();
+        w.bytes(&MAGIC).u8(self.member).u8(self.members.len() as u8).u8(self.filling);
+        w.u8(self.name.as_str().len() as u8).u32(0);
+        self.features.iter().for_each(|&f| {
+            w.u64(f);
+        });
+        w.u128(self.pool).u64(self.commit).u64(self.epoch.0).u64(self.created);
+        w.bytes(&self.objects.to_bytes()).bytes(&self.map.to_bytes());
+        w.u64(self.log_generation).u64(self.log.block).u64(self.log.sequence).u64(self.log.chain);
+        w.u64(self.log_first).u64(self.log_blocks).u64(self.sweep_cursor);
+        w.u32(self.freed_blocks[0]).u32(self.freed_blocks[1]).u64(self.next_object);
+        (0..MEMBERS_MAX).for_each(|m| {
+            w.u64(self.members.get(m).copied().unwrap_or(0));
+        });
+        w.bytes(self.name.as_str().as_bytes()).pad_to(SUPERBLOCK_SIZE - 8);
+        let sum = Checksummer::new(self.pool).bytes(CHECKSUM_PURPOSE, &w.0);
+        w.u64(sum);
+        let mut bytes = [0; SUPERBLOCK_SIZE];
+        bytes.copy_from_slice(&w.0);
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8; SUPERBLOCK_SIZE]) -> Result<Self, Defect> {
+        if bytes[..8] != MAGIC {
+            return Err(Defect::NotDatum);
+        }
+        let decoded = Self::fields(&bytes[8..]).ok_or(Defect::Damaged)?;
+        let (body, sum) = bytes.split_at(SUPERBLOCK_SIZE - 8);
+        if Checksummer::new(decoded.pool).bytes(CHECKSUM_PURPOSE, body).to_le_bytes() != *sum {
+            return Err(Defect::Damaged);
+        }
+        if decoded.features[2] & !KNOWN_INCOMPATIBLE != 0 {
+            return Err(Defect::Unknown);
+        }
+        Ok(decoded)
+    }
+
+    fn fields(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader(bytes);
+        let (member, members, filling, name_length) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?);
+        r.u32()?;
+        let features = [r.u64()?, r.u64()?, r.u64()?];
+        let (pool, commit, epoch, created) = (r.u128()?, r.u64()?, Epoch(r.u64()?), r.u64()?);
+        let (objects, map) = (Pointer::read(&mut r)?, Pointer::read(&mut r)?);
+        let log_generation = r.u64()?;
+        let log = LogPosition { block: r.u64()?, sequence: r.u64()?, chain: r.u64()? };
+        let (log_first, log_blocks, sweep_cursor) = (r.u64()?, r.u64()?, r.u64()?);
+        let (freed_blocks, next_object) = ([r.u32()?, r.u32()?], r.u64()?);
+        let mut sizes = alloc::vec::Vec::with_capacity(MEMBERS_MAX);
+        for _ in 0..MEMBERS_MAX {
+            sizes.push(r.u64()?);
+        }
+        let name = core::str::from_utf8(r.bytes(usize::from(name_length))?).ok().and_then(Name::new)?;
+        let counts_fit = (1..=MEMBERS_MAX).contains(&usize::from(members)) && member < members && filling < 2;
+        if !counts_fit || log.block > log_blocks {
+            return None;
+        }
+        sizes.truncate(usize::from(members));
+        Some(Self {
+            pool,
+            name,
+            member,
+            commit,
+            epoch,
+            created,
+            objects,
+            map,
+            log_generation,
+            log,
+            log_first,
+            log_blocks,
+            sweep_cursor,
+            filling,
+            freed_blocks,
+            next_object,
+            members: sizes,
+            features,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Address;
+    use crate::types::ChangeId;
+
+    fn sample() -> Superblock {
+        Superblock {
+            pool: 0x1234,
+            name: Name::new("tank").unwrap(),
+            member: 1,
+            commit: 77,
+            epoch: Epoch(99),
+            created: 5,
+            objects: Pointer { address: Address(8), birth: Epoch(1), change: ChangeId(2), checksum: 3 },
+            map: Pointer { address: Address(9), ..Pointer::default() },
+            log_generation: 4,
+            log: LogPosition { block: 1, sequence: 2, chain: 3 },
+            log_first: 2,
+            log_blocks: 256,
+            sweep_cursor: 0,
+            filling: 1,
+            freed_blocks: [0, 2],
+            next_object: 17,
+            members: alloc::vec![10_000, 20_000],
+            features: [0; 3],
+        }
+    }
+
+    #[test]
+    fn round_trip() {
+        assert_eq!(Superblock::decode(&sample().encode()), Ok(sample()));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let good = sample().encode();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Superblock::decode(&bad).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn unknown_incompatible_feature_is_refused() {
+        let future = Superblock { features: [0, 0, 1], ..sample() };
+        assert_eq!(Superblock::decode(&future.encode()), Err(Defect::Unknown));
+        assert!(!Superblock { features: [0, 1, 0], ..sample() }.writable());
+    }
+}

@@ -1,0 +1,441 @@
+//! Reading and writing volumes and checkpoints.
+//!
+//! A write goes to freshly allocated blocks first; the tree takes it once it is on the device. Nothing is
+//! ordered between requests under way together, as NBD has it.
+
+use crate::device::{BLOCK_SIZE, Block, BlockDevice};
+use crate::engine::{Engine, Head, check_range};
+use crate::error::{Error, ErrorKind, Result};
+use crate::forest::{Forest, LEAF_BLOCKS, Step, Stop};
+use crate::format::journal::{Body, Run};
+use crate::format::pointer::zeroed_block;
+use crate::format::{Address, Pointer};
+use crate::limits::{EXTENTS_MAX, REQUEST_BLOCKS_MAX, STEP_POINTERS, WRITE_ATTEMPTS};
+use crate::scan::Scan;
+use crate::shell::Shell;
+use crate::space::{Purpose, Urgency};
+use crate::sync::{Deferred, yield_now};
+use crate::types::{BlockIndex, Epoch, ExtentPage, ObjectId, View};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::ops::Range;
+use futures_util::future::join_all;
+
+/// An open volume or checkpoint. Any number may be open, and calls run concurrently. An open checkpoint
+/// keeps its space even when it is deleted. After its volume is deleted every call fails with `NotFound`.
+pub struct Image<D: BlockDevice> {
+    shell: Rc<Shell<D>>,
+    volume: ObjectId,
+    checkpoint: Option<ObjectId>,
+    /// Size of a checkpoint; that of a volume can change.
+    size: u64,
+}
+
+impl<D: BlockDevice> Drop for Image<D> {
+    fn drop(&mut self) {
+        let Some(checkpoint) = self.checkpoint else { return };
+        let mut engine = self.shell.engine.borrow_mut();
+        if let Some(count) = engine.open_versions.get_mut(&checkpoint) {
+            *count -= 1;
+            if *count == 0 {
+                engine.open_versions.remove(&checkpoint);
+            }
+        }
+        drop(engine);
+        self.shell.changed.notify();
+    }
+}
+
+/// Blocks of a write that are on their way to a device, or there.
+struct Placed {
+    run: Run,
+    blocks: Vec<Block>,
+}
+
+impl<D: BlockDevice> Image<D> {
+    /// Opens a head, or a version that is to stay while it is open.
+    pub(crate) fn new(shell: Rc<Shell<D>>, volume: ObjectId, checkpoint: Option<(ObjectId, u64)>) -> Self {
+        if let Some((id, _)) = checkpoint {
+            *shell.engine.borrow_mut().open_versions.entry(id).or_default() += 1;
+        }
+        let (checkpoint, size) = (checkpoint.map(|c| c.0), checkpoint.map_or(0, |c| c.1));
+        Self { shell, volume, checkpoint, size }
+    }
+
+    /// Size in bytes, now; 0 once the volume is deleted.
+    pub fn size(&self) -> u64 {
+        match self.checkpoint {
+            Some(_) => self.size,
+            None => self.shell.engine.borrow().heads.get(&self.volume).map_or(0, |head| head.size),
+        }
+    }
+
+    /// Whether it is a checkpoint, or of a pool that takes no writes.
+    pub fn read_only(&self) -> bool {
+        self.checkpoint.is_some() || self.shell.engine.borrow().failed.is_some()
+    }
+
+    /// The volume's record.
+    pub fn volume(&self) -> ObjectId {
+        self.volume
+    }
+
+    /// Waits while the volume is suspended; holds off whoever suspends it next.
+    async fn enter(&self) -> impl Drop + '_ {
+        let gates = &self.shell.gates;
+        let live = self.checkpoint.is_none();
+        if live {
+            self.shell.changed.until(|| gates.enter(self.volume)).await;
+        }
+        Deferred::new(move || {
+            if live {
+                gates.leave(self.volume);
+                if !gates.is_open(self.volume) {
+                    self.shell.changed.notify();
+                }
+            }
+        })
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        match self.checkpoint {
+            Some(_) => Err(Error::new(
+                ErrorKind::ReadOnly,
+                "a checkpoint cannot be changed; clone it and write there",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Root of the contents, and how many blocks they are.
+    fn contents(&self, engine: &mut Engine) -> Step<(Pointer, u64)> {
+        match self.checkpoint {
+            Some(checkpoint) => Ok((engine.version(checkpoint)?.root, self.size / BLOCK_SIZE as u64)),
+            None => engine.load_head(self.volume).map(|head| (head.root, head.blocks())),
+        }
+    }
+
+    /// Reads blocks: one entry each, `None` for a hole. At most `limits::REQUEST_BLOCKS_MAX` a call.
+    ///
+    /// # Errors
+    /// `Invalid` beyond the end, `Corrupt` where a block is not what was written, `Io`.
+    pub async fn read(&self, first: BlockIndex, count: u64) -> Result<Vec<Option<Block>>> {
+        let _inside = self.enter().await;
+        self.read_inside(first, count).await.map(|blocks| blocks.into_iter().map(|b| b.0).collect())
+    }
+
+    async fn read_inside(&self, first: BlockIndex, count: u64) -> Result<Vec<(Option<Block>, Pointer)>> {
+        check_request(count)?;
+        let _guard = self.shell.read_guard();
+        let pointers = self
+            .shell
+            .run(|engine| {
+                let (root, blocks) = self.contents(engine)?;
+                if first.0.checked_add(count).is_none_or(|end| end > blocks) {
+                    return Err(Stop::Failed(beyond_end(first)));
+                }
+                engine.forest.lookup_range(&root, first.0, count)
+            })
+            .await?;
+        self.shell.engine.borrow_mut().counters.data_blocks_read +=
+            pointers.iter().filter(|pointer| !pointer.is_hole()).count() as u64;
+        let runs = pointers.chunk_by(|a, b| !a.is_hole() && a.address.0 + 1 == b.address.0);
+        let reads = join_all(runs.map(|run| self.read_run(run))).await;
+        let mut blocks = Vec::with_capacity(pointers.len());
+        for run in reads {
+            blocks.extend(run?);
+        }
+        Ok(blocks.into_iter().zip(pointers).collect())
+    }
+
+    /// Reads adjacent blocks and verifies each.
+    async fn read_run(&self, run: &[Pointer]) -> Result<Vec<Option<Block>>> {
+        if run[0].is_hole() {
+            return Ok(run.iter().map(|_| None).collect());
+        }
+        let blocks = self.shell.read_blocks(run[0].address, run.len() as u64).await?;
+        for (pointer, block) in run.iter().zip(&blocks) {
+            if !self.shell.verifies(pointer, block) {
+                return Err(self.shell.corrupt(pointer));
+            }
+        }
+        Ok(blocks.into_iter().map(Some).collect())
+    }
+
+    /// Writes whole blocks, at most `limits::REQUEST_BLOCKS_MAX` a call. Each block changes as a whole. Not
+    /// durable before a flush.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Invalid` beyond the end, `NoSpace` with nothing written, `Io`.
+    pub async fn write(&self, first: BlockIndex, blocks: Vec<Block>) -> Result<()> {
+        self.check_writable()?;
+        let _inside = self.enter().await;
+        self.write_inside(first, blocks, None).await.map(|_| ())
+    }
+
+    /// Replaces `bytes` within one block, from byte `offset` of it on. Concurrent writers of other bytes of
+    /// the block lose nothing.
+    ///
+    /// # Errors
+    /// As [`Image::write`], and those of the read it takes.
+    pub async fn write_partial(&self, block: BlockIndex, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > BLOCK_SIZE) {
+            return Err(Error::new(ErrorKind::Invalid, "a partial write must lie within one block"));
+        }
+        let _inside = self.enter().await;
+        loop {
+            let Some((old, pointer)) = self.read_inside(block, 1).await?.into_iter().next() else {
+                return Err(beyond_end(block));
+            };
+            let mut new = old.unwrap_or_else(zeroed_block);
+            new[offset..offset + bytes.len()].copy_from_slice(bytes);
+            // Somebody else may have changed the block since it was read; then the other bytes are stale.
+            if self.write_inside(block, alloc::vec![new], Some(pointer.address)).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes blocks; with `expected`, only where that is still the (single) block's address. Tells whether
+    /// it did.
+    async fn write_inside(
+        &self,
+        first: BlockIndex,
+        blocks: Vec<Block>,
+        expected: Option<Address>,
+    ) -> Result<bool> {
+        let count = blocks.len() as u64;
+        check_request(count)?;
+        self.shell.throttle().await?;
+        self.shell
+            .run(|engine| {
+                engine.check_writable()?;
+                check_range(first.0, count, &engine.load_head(self.volume)?)
+            })
+            .await?;
+        let placed = self.place(blocks).await?;
+        let outcome = self.install(first, &placed, expected).await;
+        if !matches!(outcome, Ok(true)) {
+            let space = &mut self.shell.engine.borrow_mut().forest.space;
+            placed.iter().for_each(|placed| space.unreserve(placed.run));
+        }
+        outcome
+    }
+
+    /// Writes blocks to free places, elsewhere where a device refuses.
+    async fn place(&self, blocks: Vec<Block>) -> Result<Vec<Placed>> {
+        let runs = self.reserve(blocks.len() as u64).await?;
+        let mut blocks = blocks.into_iter();
+        let writes = runs.into_iter().map(|run| {
+            let blocks: Vec<Block> = blocks.by_ref().take(run.blocks as usize).collect();
+            self.place_run(run, blocks)
+        });
+        let writes: Vec<_> = writes.collect();
+        let mut placed = Vec::new();
+        let mut failure = None;
+        for outcome in join_all(writes).await {
+            match outcome {
+                Ok(some) => placed.extend(some),
+                Err(error) => failure = Some(error),
+            }
+        }
+        let Some(error) = failure else { return Ok(placed) };
+        let space = &mut self.shell.engine.borrow_mut().forest.space;
+        placed.iter().for_each(|placed| space.unreserve(placed.run));
+        Err(error)
+    }
+
+    async fn reserve(&self, blocks: u64) -> Result<Vec<Run>> {
+        self.shell
+            .run(|engine| {
+                let space = &mut engine.forest.space;
+                let (purpose, urgency) = (Purpose::Data, Urgency::Write);
+                let admitted = space.admits(blocks, urgency);
+                admitted.then(|| space.reserve(blocks)).flatten().ok_or(Stop::Window {
+                    purpose,
+                    blocks,
+                    urgency,
+                })
+            })
+            .await
+    }
+
+    async fn place_run(&self, run: Run, mut blocks: Vec<Block>) -> Result<Vec<Placed>> {
+        let mut runs = alloc::vec![run];
+        let mut attempt = 1;
+        let mut placed = Vec::new();
+        while let Some(run) = runs.pop() {
+            let rest = blocks.split_off(run.blocks as usize);
+            let (back, result) = self.shell.write_blocks(run.address, blocks).await;
+            let Err(error) = result else {
+                self.shell.engine.borrow_mut().counters.data_blocks_written += run.blocks;
+                placed.push(Placed { run, blocks: back });
+                blocks = rest;
+                continue;
+            };
+            // Nothing live lay there: leave the place alone until the pool is opened again, and go elsewhere.
+            self.shell.engine.borrow_mut().forest.space.abandon(run);
+            attempt += 1;
+            if attempt > WRITE_ATTEMPTS || back.len() as u64 != run.blocks {
+                let name = self.shell.devices.get(run.address.member()).map_or("?", |d| d.name());
+                let space = &mut self.shell.engine.borrow_mut().forest.space;
+                placed.iter().for_each(|placed| space.unreserve(placed.run));
+                runs.iter().for_each(|&run| space.unreserve(run));
+                return Err(Error::device(name, "writing data", error));
+            }
+            blocks = back;
+            blocks.extend(rest);
+            // The stack is taken from its end, so the retried part comes out first, in order.
+            runs.extend(self.reserve(run.blocks).await?.into_iter().rev());
+        }
+        Ok(placed)
+    }
+
+    /// Puts written blocks into the tree.
+    async fn install(&self, first: BlockIndex, placed: &[Placed], expected: Option<Address>) -> Result<bool> {
+        let mut sealed: Option<(Epoch, Vec<u64>)> = None;
+        self.shell
+            .run(|engine| {
+                engine.check_writable()?;
+                let head = engine.load_head(self.volume)?;
+                if let Some(expected) = expected
+                    && engine.forest.lookup(&head.root, first.0)?.address != expected
+                {
+                    return Ok(false);
+                }
+                let epoch = engine.forest.epoch;
+                // A checkpoint may have passed since the last attempt; the birth is part of the checksum.
+                let checksums = match sealed.take() {
+                    Some((then, checksums)) if then == epoch => checksums,
+                    _ => checksums(&engine.forest, epoch, placed),
+                };
+                let runs = placed.iter().map(|placed| placed.run).collect();
+                let body = Body::Write { volume: self.volume, first, runs, checksums };
+                let operation = engine.operation(body);
+                let applied = engine.apply(&operation);
+                if let Err(stop) = applied {
+                    if let Body::Write { checksums, .. } = operation.body {
+                        sealed = Some((epoch, checksums));
+                    }
+                    return Err(stop);
+                }
+                placed.iter().for_each(|placed| engine.forest.space.install(placed.run));
+                engine.journal.push(&operation);
+                Ok(true)
+            })
+            .await
+    }
+
+    /// Makes blocks holes: NBD's TRIM and WRITE_ZEROES, of any length. Every block counts as changed, holes
+    /// too. Not durable before a flush.
+    ///
+    /// # Errors
+    /// As [`Image::write`].
+    pub async fn trim(&self, first: BlockIndex, count: u64) -> Result<()> {
+        self.check_writable()?;
+        if count == 0 {
+            return Ok(());
+        }
+        let _inside = self.enter().await;
+        self.shell.throttle().await?;
+        self.shell
+            .run(|engine| {
+                engine.check_writable()?;
+                let head: Head = engine.load_head(self.volume)?;
+                check_range(first.0, count, &head)?;
+                let operation = engine.operation(Body::Trim { volume: self.volume, first, count });
+                engine.apply(&operation)?;
+                engine.journal.push(&operation);
+                Ok(())
+            })
+            .await?;
+        self.shell.changed.notify();
+        Ok(())
+    }
+
+    /// The extents of `first..end` under a view, at most `limit` of them.
+    ///
+    /// # Errors
+    /// `Invalid` beyond the end, `Corrupt`, `Io`.
+    pub async fn extents(
+        &self,
+        first: BlockIndex,
+        end: BlockIndex,
+        view: View,
+        limit: usize,
+    ) -> Result<ExtentPage> {
+        let Range { start, end } = first.0..end.0;
+        let limit = limit.clamp(1, EXTENTS_MAX);
+        let mut scan = Scan { view, at: start, end, limit, extents: Vec::new() };
+        let _inside = self.enter().await;
+        let _guard = self.shell.read_guard();
+        loop {
+            let done = self
+                .shell
+                .run(|engine| {
+                    let (root, blocks) = self.contents(engine)?;
+                    // A volume may shrink between two steps of a query.
+                    scan.end = scan.end.min(blocks.max(scan.at));
+                    if start > end || end > blocks && scan.at == start {
+                        return Err(Stop::Failed(beyond_end(first)));
+                    }
+                    engine.forest.scan_step(&root, &mut scan, 8 * STEP_POINTERS)
+                })
+                .await?;
+            if done {
+                break;
+            }
+            yield_now().await;
+        }
+        let next = (scan.at < scan.end).then_some(BlockIndex(scan.at));
+        Ok(ExtentPage { extents: scan.extents, next })
+    }
+
+    /// Makes everything acknowledged so far durable.
+    ///
+    /// # Errors
+    /// `ReadOnly` once a flush has failed: from then on nothing is promised before the pool is reopened.
+    pub async fn flush(&self) -> Result<()> {
+        self.shell.flush().await
+    }
+}
+
+fn check_request(count: u64) -> Result<()> {
+    if !(1..=REQUEST_BLOCKS_MAX).contains(&count) {
+        let message = format_args!("a request takes 1 to {REQUEST_BLOCKS_MAX} blocks, not {count}");
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    Ok(())
+}
+
+fn beyond_end(first: BlockIndex) -> Error {
+    Error::new(ErrorKind::Invalid, format_args!("blocks from {first} on reach beyond the end"))
+}
+
+fn checksums(forest: &Forest, birth: Epoch, placed: &[Placed]) -> Vec<u64> {
+    let each = |placed: &Placed| {
+        let run = placed.run;
+        let sums = placed.blocks.iter().enumerate();
+        sums.map(|(n, block)| forest.sums.block(Address(run.address.0 + n as u64), birth, block))
+            .collect::<Vec<_>>()
+    };
+    placed.iter().flat_map(each).collect()
+}
+
+impl Forest {
+    /// The content pointers of `count` blocks.
+    pub(crate) fn lookup_range(&self, root: &Pointer, first: u64, count: u64) -> Step<Vec<Pointer>> {
+        let mut pointers = Vec::with_capacity(count as usize);
+        let mut at = first;
+        while at < first + count {
+            let end = (first + count).min((at / LEAF_BLOCKS + 1) * LEAF_BLOCKS);
+            let leaf = self.lookup_leaf(root, at)?;
+            for index in at..end {
+                pointers.push(self.child(&leaf, (index % LEAF_BLOCKS) as usize)?);
+            }
+            at = end;
+        }
+        Ok(pointers)
+    }
+}

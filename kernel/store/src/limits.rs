@@ -1,0 +1,38 @@
+//! Every bound of the store, in one place.
+
+/// Members of a pool.
+pub const MEMBERS_MAX: usize = 16;
+/// Blocks in one read or write call.
+pub const REQUEST_BLOCKS_MAX: u64 = 256;
+/// Smallest member in blocks (16 MiB).
+pub const MEMBER_BLOCKS_MIN: u64 = 4096;
+/// Largest volume in bytes (64 TiB).
+pub const VOLUME_SIZE_MAX: u64 = 64 << 40;
+/// Volumes in one checkpoint.
+pub const CHECKPOINT_VOLUMES_MAX: usize = 64;
+/// Volumes with changes that a commit has not yet seen; more make it start.
+pub(crate) const DIRTY_HEADS_MAX: usize = 64;
+/// Clones of clones of clones.
+pub const CLONE_DEPTH_MAX: usize = 64;
+/// Entries a list call returns at most.
+pub const LIST_MAX: usize = 1000;
+/// Extents a page holds at most.
+pub const EXTENTS_MAX: usize = 65_536;
+/// Blocks of one intent-log record.
+pub(crate) const RECORD_BLOCKS_MAX: u64 = 64;
+/// Bytes of operations that wait for a flush before a commit starts instead.
+pub(crate) const PENDING_BYTES_MAX: usize = 192 << 10;
+/// Leaf nodes that a trim frees on the spot; beyond, a drop job does it.
+pub(crate) const TRIM_INLINE_LEAVES: u64 = 32;
+/// Pointers a background step looks at before others get their turn.
+pub(crate) const STEP_POINTERS: usize = 512;
+/// Freed extents held in memory before a sweep returns them to the free map.
+pub(crate) const FREED_EXTENTS_SWEEP: usize = 4096;
+/// Freed extents in memory at which background freeing waits for commits.
+pub(crate) const FREED_EXTENTS_MAX: usize = 16_384;
+/// Where a failed data write is tried again, how often.
+pub(crate) const WRITE_ATTEMPTS: usize = 4;
+/// Findings a check report lists.
+pub(crate) const FINDINGS_MAX: usize = 100;
+/// Blocks moved into an allocation window at a time (16 MiB).
+pub(crate) const WINDOW_BLOCKS: u64 = 4096;

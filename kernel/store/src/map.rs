@@ -1,0 +1,234 @@
+//! The free map: a block tree whose contents are bitmaps of 32,768 blocks each, member by member, and two
+//! lists of freed extents that are not in the bitmaps yet.
+//!
+//! Frees scattered over a large pool would each change another bitmap. So they are listed first, in the list
+//! being *filled*; once many came together the lists change roles, and the other is *swept*: its extents go
+//! to the bitmaps in address order, some chunks with each commit. A pointer's change field counts the
+//! allocated blocks below it, which is how free space is found.
+
+use crate::cache::{LEVELS, Tree};
+use crate::device::{BLOCK_SIZE, Block};
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind};
+use crate::forest::{Step, Stop, slot_of, span};
+use crate::format::journal::Run;
+use crate::format::{Address, NODE_FANOUT, Pointer};
+use crate::limits::{MEMBERS_MAX, WINDOW_BLOCKS};
+use crate::space::{CHUNK_BLOCKS, Purpose, Rotor};
+use crate::types::ChangeId;
+
+/// Each member has one slot of the map's root node: 2^28 chunks, 32 PiB.
+const MEMBER_CHUNKS: u64 = span(LEVELS - 1);
+/// The lists of freed extents have the slots after the members'.
+const LISTS_START: u64 = MEMBERS_MAX as u64 * MEMBER_CHUNKS;
+/// Extents in a block of a list, after a count.
+pub(crate) const LIST_EXTENTS: usize = (BLOCK_SIZE - 16) / 16;
+
+/// The map's block for a chunk.
+pub(crate) fn chunk_index(address: Address) -> u64 {
+    address.member() as u64 * MEMBER_CHUNKS + address.block() / CHUNK_BLOCKS
+}
+
+/// The map's block for a block of a list.
+pub(crate) fn list_index(list: u8, block: u64) -> u64 {
+    LISTS_START + u64::from(list) * MEMBER_CHUNKS + block
+}
+
+fn word(block: &Block, at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&block[at * 8..at * 8 + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+/// The extents in a block of a list; `None` where its count cannot be right.
+pub(crate) fn list_extents(block: &Block) -> Option<impl Iterator<Item = Run> + '_> {
+    let count = word(block, 0) as usize;
+    (count <= LIST_EXTENTS).then(|| {
+        (0..count).map(|n| Run { address: Address(word(block, 2 + n * 2)), blocks: word(block, 3 + n * 2) })
+    })
+}
+
+/// Adds an extent to a block of a list; false where it is full.
+pub(crate) fn list_push(block: &mut Block, run: Run) -> bool {
+    let count = word(block, 0) as usize;
+    if count >= LIST_EXTENTS {
+        return false;
+    }
+    block[..8].copy_from_slice(&(count as u64 + 1).to_le_bytes());
+    let at = 16 + count * 16;
+    block[at..at + 8].copy_from_slice(&run.address.0.to_le_bytes());
+    block[at + 8..at + 16].copy_from_slice(&run.blocks.to_le_bytes());
+    true
+}
+
+/// Sets or clears the bits of a run within one chunk, all of which must be the other way.
+fn flip(block: &mut Block, run: Run, allocated: bool) {
+    let first = run.address.block() % CHUNK_BLOCKS;
+    for bit in first..first + run.blocks {
+        let (byte, mask) = ((bit / 8) as usize, 1u8 << (bit % 8));
+        assert!((block[byte] & mask != 0) != allocated, "{} is in the free map already", run.address);
+        block[byte] ^= mask;
+    }
+}
+
+/// Whether a block is allocated according to its chunk's bitmap; a hole of the map is all free.
+pub(crate) fn is_allocated(chunk: Option<&Block>, block: u64) -> bool {
+    let bit = block % CHUNK_BLOCKS;
+    chunk.is_some_and(|bits| bits[(bit / 8) as usize] >> (bit % 8) & 1 == 1)
+}
+
+impl Engine {
+    /// Enters a run, within one chunk, into the map.
+    pub(crate) fn map_run(&mut self, run: Run, allocated: bool) {
+        let index = chunk_index(run.address);
+        self.map = self.forest.update_content(Tree::Map, self.map, index, &mut |block, count| {
+            flip(block, run, allocated);
+            ChangeId(if allocated { count.0 + run.blocks } else { count.0 - run.blocks })
+        });
+    }
+
+    /// Adds an extent to the list being filled.
+    pub(crate) fn list_freed(&mut self, run: Run) {
+        let list = self.superblock.filling;
+        loop {
+            let blocks = self.superblock.freed_blocks[usize::from(list)];
+            let mut pushed = false;
+            if let Some(last) = blocks.checked_sub(1) {
+                let index = list_index(list, u64::from(last));
+                self.map = self.forest.update_content(Tree::Map, self.map, index, &mut |block, count| {
+                    pushed = list_push(block, run);
+                    count
+                });
+            }
+            if pushed {
+                return self.forest.space.filling.insert(run);
+            }
+            let index = list_index(list, u64::from(blocks));
+            self.map = self.forest.update_content(Tree::Map, self.map, index, &mut |_, count| count);
+            self.superblock.freed_blocks[usize::from(list)] += 1;
+        }
+    }
+
+    /// Empties the list that was swept.
+    pub(crate) fn clear_list(&mut self, list: u8) {
+        let blocks = core::mem::take(&mut self.superblock.freed_blocks[usize::from(list)]);
+        for block in 0..u64::from(blocks) {
+            self.map = self.forest.remove_content(Tree::Map, self.map, list_index(list, block));
+        }
+    }
+
+    /// Moves free blocks from the durable map into a window; false where there are none left to move.
+    ///
+    /// What a freeze has just returned to the map can be taken only once its commit is durable: until then a
+    /// crash leads back to a state in which those blocks are listed as freed.
+    pub(crate) fn refill_window(&mut self, purpose: Purpose) -> Step<bool> {
+        let members = self.forest.space.members.len();
+        let Rotor { member: first, blocks } = self.forest.space.rotors[purpose as usize];
+        // Every member from where the last window ended, then every member from its start.
+        for turn in 0..2 * members {
+            let member = (first + turn) % members;
+            let mut block = if turn < members { blocks[member] } else { 0 };
+            while let Some(chunk) = self.chunk_with_space(member, block / CHUNK_BLOCKS)? {
+                block = block.max(chunk * CHUNK_BLOCKS);
+                if let Some(end) = self.take_from_chunk(purpose, member, block)? {
+                    let rotor = &mut self.forest.space.rotors[purpose as usize];
+                    rotor.blocks[member] = end;
+                    // Members take turns, so that all of them work.
+                    rotor.member = (member + 1) % members;
+                    return Ok(true);
+                }
+                block = (block / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS;
+            }
+        }
+        Ok(false)
+    }
+
+    /// The first chunk of a member, from `chunk` on, that is not fully allocated.
+    fn chunk_with_space(&self, member: usize, chunk: u64) -> Step<Option<u64>> {
+        let chunks = self.forest.space.members[member].div_ceil(CHUNK_BLOCKS);
+        let base = member as u64 * MEMBER_CHUNKS;
+        let found = self.find_space(&self.superblock.map, LEVELS, 0, base + chunk, base + chunks)?;
+        Ok(found.map(|index| index - base))
+    }
+
+    fn find_space(
+        &self,
+        pointer: &Pointer,
+        level: usize,
+        base: u64,
+        from: u64,
+        end: u64,
+    ) -> Step<Option<u64>> {
+        let full = pointer.change.0 >= span(level).saturating_mul(CHUNK_BLOCKS);
+        if full || base >= end || base + span(level) <= from {
+            return Ok(None);
+        }
+        if level == 0 || pointer.is_hole() {
+            return Ok(Some(base.max(from)));
+        }
+        let first = if from > base { slot_of(from, level) } else { 0 };
+        for slot in first..NODE_FANOUT {
+            let child = self.forest.child(pointer, slot)?;
+            let child_base = base + slot as u64 * span(level - 1);
+            if let Some(found) = self.find_space(&child, level - 1, child_base, from, end)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes free blocks from `block` to the end of its chunk, up to a window's worth. Returns where it
+    /// stopped, `None` if it found nothing.
+    fn take_from_chunk(&mut self, purpose: Purpose, member: usize, block: u64) -> Step<Option<u64>> {
+        let index = chunk_index(Address::new(member, block));
+        let bits = self.forest.content(&self.superblock.map, index)?;
+        let end = ((block / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS).min(self.forest.space.members[member]);
+        let (mut at, mut left) = (block, WINDOW_BLOCKS);
+        let mut runs: alloc::vec::Vec<Run> = alloc::vec::Vec::new();
+        while at < end && left > 0 {
+            let address = Address::new(member, at);
+            let taken = self.forest.space.taken.next_from(address.0);
+            if let Some(run) = taken.filter(|run| run.address <= address) {
+                at = Address(run.address.0 + run.blocks).block();
+                continue;
+            }
+            let stop = taken.map_or(end, |run| {
+                if run.address.member() == member { run.address.block().min(end) } else { end }
+            });
+            while at < stop && left > 0 {
+                if !is_allocated(bits, at) {
+                    left -= 1;
+                    match runs.last_mut() {
+                        Some(run) if run.address.0 + run.blocks == Address::new(member, at).0 => {
+                            run.blocks += 1
+                        }
+                        _ => runs.push(Run { address: Address::new(member, at), blocks: 1 }),
+                    }
+                }
+                at += 1;
+            }
+        }
+        let found = !runs.is_empty();
+        runs.into_iter().for_each(|run| self.forest.space.add_window(purpose, run));
+        Ok(found.then_some(at))
+    }
+
+    /// Reads the lists of freed extents into memory, at opening.
+    pub(crate) fn load_list(&mut self, list: u8, block: u64) -> Step<()> {
+        let content = self.forest.content(&self.map, list_index(list, block))?;
+        let Some(extents) = content.and_then(list_extents).map(Iterator::collect::<alloc::vec::Vec<_>>)
+        else {
+            let message = "a list of freed blocks cannot be read; run pool.check";
+            return Err(Stop::Failed(Error::new(ErrorKind::Corrupt, message)));
+        };
+        let filling = list == self.superblock.filling;
+        for run in extents {
+            if filling {
+                self.forest.space.filling.insert(run);
+            } else if run.address.0 >= self.superblock.sweep_cursor {
+                self.forest.space.sweeping.insert(run);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! A set of block addresses kept as runs: what is taken, what was freed.
+
+use crate::format::Address;
+use crate::format::journal::Run;
+use alloc::collections::BTreeMap;
+
+/// Disjoint runs of addresses; neighbours are joined, but never across `boundary` (a power of two), so that
+/// every run lies in one chunk of the free map.
+#[derive(Clone, Debug)]
+pub(crate) struct RunSet {
+    runs: BTreeMap<u64, u64>,
+    blocks: u64,
+    boundary: u64,
+}
+
+impl RunSet {
+    /// An empty set whose runs do not cross multiples of `boundary`.
+    pub(crate) fn new(boundary: u64) -> Self {
+        assert!(boundary.is_power_of_two());
+        Self { runs: BTreeMap::new(), blocks: 0, boundary }
+    }
+
+    /// Blocks in the set.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Runs in the set.
+    pub(crate) fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Adds blocks, none of which may be in the set yet.
+    pub(crate) fn insert(&mut self, run: Run) {
+        let (mut start, end) = (run.address.0, run.address.0 + run.blocks);
+        while start < end {
+            let stop = end.min((start | (self.boundary - 1)) + 1);
+            self.insert_within(start, stop - start);
+            start = stop;
+        }
+    }
+
+    fn insert_within(&mut self, mut start: u64, mut length: u64) {
+        self.blocks += length;
+        if let Some((&before, &blocks)) = self.runs.range(..start).next_back() {
+            assert!(before + blocks <= start, "block {start:#x} is in the set already");
+            if before + blocks == start && start & (self.boundary - 1) != 0 {
+                self.runs.remove(&before);
+                (start, length) = (before, blocks + length);
+            }
+        }
+        let end = start + length;
+        if let Some((&after, &blocks)) = self.runs.range(start..).next() {
+            assert!(after >= end, "block {after:#x} is in the set already");
+            if after == end && end & (self.boundary - 1) != 0 {
+                self.runs.remove(&after);
+                length += blocks;
+            }
+        }
+        self.runs.insert(start, length);
+    }
+
+    /// Takes blocks out, all of which must be in the set.
+    pub(crate) fn remove(&mut self, run: Run) {
+        let (mut start, end) = (run.address.0, run.address.0 + run.blocks);
+        while start < end {
+            let Some((&first, &blocks)) = self.runs.range(..=start).next_back() else {
+                panic!("block {start:#x} is not in the set");
+            };
+            let stop = end.min(first + blocks);
+            assert!(stop > start, "block {start:#x} is not in the set");
+            self.runs.remove(&first);
+            if first < start {
+                self.runs.insert(first, start - first);
+            }
+            if stop < first + blocks {
+                self.runs.insert(stop, first + blocks - stop);
+            }
+            self.blocks -= stop - start;
+            start = stop;
+        }
+    }
+
+    /// The first run that reaches past `address`.
+    pub(crate) fn next_from(&self, address: u64) -> Option<Run> {
+        if let Some((&start, &blocks)) = self.runs.range(..=address).next_back()
+            && start + blocks > address
+        {
+            return Some(Run { address: Address(start), blocks });
+        }
+        self.runs.range(address..).next().map(|(&start, &blocks)| Run { address: Address(start), blocks })
+    }
+
+    pub(crate) fn contains(&self, address: Address) -> bool {
+        self.next_from(address.0).is_some_and(|run| run.address <= address)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Run> + '_ {
+        self.runs.iter().map(|(&start, &blocks)| Run { address: Address(start), blocks })
+    }
+
+    /// The lowest run, taken out.
+    pub(crate) fn pop_first(&mut self) -> Option<Run> {
+        let (start, blocks) = self.runs.pop_first()?;
+        self.blocks -= blocks;
+        Some(Run { address: Address(start), blocks })
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.runs.clear();
+        self.blocks = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(start: u64, blocks: u64) -> Run {
+        Run { address: Address(start), blocks }
+    }
+
+    #[test]
+    fn joins_within_a_chunk_only() {
+        let mut set = RunSet::new(16);
+        set.insert(run(1, 2));
+        set.insert(run(5, 1));
+        set.insert(run(3, 2));
+        assert_eq!(set.iter().collect::<alloc::vec::Vec<_>>(), [run(1, 5)]);
+        set.insert(run(6, 20));
+        assert_eq!(set.iter().collect::<alloc::vec::Vec<_>>(), [run(1, 15), run(16, 10)]);
+        set.remove(run(14, 4));
+        assert_eq!(set.iter().collect::<alloc::vec::Vec<_>>(), [run(1, 13), run(18, 8)]);
+        assert_eq!(set.blocks(), 21);
+        assert!(set.contains(Address(13)) && !set.contains(Address(14)));
+    }
+}

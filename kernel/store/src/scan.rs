@@ -1,0 +1,99 @@
+//! Extent queries: allocation, changes since a point, change ids. One walk that prunes what the view does
+//! not tell apart, so that its cost follows what differs and not the size of the volume.
+
+use crate::cache::LEVELS;
+use crate::forest::{Forest, Step, slot_of, span};
+use crate::format::{NODE_FANOUT, Pointer};
+use crate::types::{BlockIndex, Content, Extent, View};
+use alloc::vec::Vec;
+
+/// An extent query under way.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) view: View,
+    /// All before this block is covered by `extents`.
+    pub(crate) at: u64,
+    pub(crate) end: u64,
+    pub(crate) limit: usize,
+    pub(crate) extents: Vec<Extent>,
+}
+
+impl Scan {
+    /// What the view says of all blocks below a pointer, if it says one thing.
+    fn classify(&self, pointer: &Pointer, level: usize) -> Option<Extent> {
+        let content = if pointer.is_hole() { Content::Zero } else { Content::Data };
+        let changed = match self.view {
+            View::Changes(since) => pointer.change > since,
+            View::Allocation | View::ChangeIds => true,
+        };
+        let uniform = level == 0 || pointer.is_hole() || !changed;
+        let change = pointer.change;
+        uniform.then_some(Extent { first: BlockIndex(self.at), blocks: 0, content, changed, change })
+    }
+
+    fn alike(&self, a: &Extent, b: &Extent) -> bool {
+        match self.view {
+            View::Allocation => a.content == b.content,
+            View::Changes(_) => a.changed == b.changed && (!a.changed || a.content == b.content),
+            View::ChangeIds => a.content == b.content && a.change == b.change,
+        }
+    }
+
+    /// Adds a run up to `end`; false where the page has no room for it.
+    fn add(&mut self, extent: Extent, end: u64) -> bool {
+        let end = end.min(self.end);
+        let blocks = end - self.at;
+        let alike = self.extents.last().is_some_and(|last| self.alike(last, &extent));
+        match self.extents.last_mut() {
+            Some(last) if alike => {
+                last.blocks += blocks;
+                last.change = last.change.max(extent.change);
+            }
+            _ => {
+                if self.extents.len() >= self.limit {
+                    return false;
+                }
+                self.extents.push(Extent { blocks, ..extent });
+            }
+        }
+        self.at = end;
+        true
+    }
+}
+
+impl Forest {
+    /// Goes on with a query for about `budget` pointers; true when the page is complete.
+    pub(crate) fn scan_step(&self, root: &Pointer, scan: &mut Scan, mut budget: usize) -> Step<bool> {
+        let full = !self.scan_below(root, LEVELS, 0, scan, &mut budget)?;
+        Ok(scan.at >= scan.end || (full && budget > 0))
+    }
+
+    /// False where the walk must end: page full, or out of budget.
+    fn scan_below(
+        &self,
+        pointer: &Pointer,
+        level: usize,
+        base: u64,
+        scan: &mut Scan,
+        budget: &mut usize,
+    ) -> Step<bool> {
+        if scan.at >= scan.end {
+            return Ok(true);
+        }
+        if *budget == 0 {
+            return Ok(false);
+        }
+        *budget -= 1;
+        if let Some(extent) = scan.classify(pointer, level) {
+            return Ok(scan.add(extent, base + span(level)));
+        }
+        let from = if scan.at > base { slot_of(scan.at, level) } else { 0 };
+        for slot in from..NODE_FANOUT {
+            let child = self.child(pointer, slot)?;
+            if !self.scan_below(&child, level - 1, base + slot as u64 * span(level - 1), scan, budget)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,268 @@
+//! The shell around the engine: fetches what steps miss, and knows the devices.
+//!
+//! A step runs against the engine in one go; when it stops for want of a block or of space, the shell gets
+//! that and runs it again. The engine is never borrowed across an await.
+
+use crate::device::{Block, BlockDevice, DeviceError};
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::forest::{Step, Stop};
+use crate::format::pointer::zeroed_block;
+use crate::format::{Address, Pointer};
+use crate::gate::Gates;
+use crate::limits::PENDING_BYTES_MAX;
+use crate::space::{Purpose, Urgency};
+use crate::sync::{Changed, Deferred, yield_now};
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use futures_util::future::join_all;
+
+/// An open pool, shared by everything that uses it.
+pub(crate) struct Shell<D: BlockDevice> {
+    pub(crate) devices: Vec<D>,
+    pub(crate) engine: RefCell<Engine>,
+    /// Anything that somebody may wait for: loads, commits, flushes, gates.
+    pub(crate) changed: Changed,
+    pub(crate) gates: Gates,
+    loading: RefCell<BTreeSet<Address>>,
+    pub(crate) committing: Cell<bool>,
+    pub(crate) commit_wanted: Cell<bool>,
+    /// Members written to since their last flush began, a bit each.
+    pub(crate) unflushed: Cell<u32>,
+}
+
+impl<D: BlockDevice> Shell<D> {
+    pub(crate) fn new(devices: Vec<D>, engine: Engine) -> Rc<Self> {
+        Rc::new(Self {
+            devices,
+            engine: RefCell::new(engine),
+            changed: Changed::new(),
+            gates: Gates::default(),
+            loading: RefCell::new(BTreeSet::new()),
+            committing: Cell::new(false),
+            commit_wanted: Cell::new(false),
+            unflushed: Cell::new(0),
+        })
+    }
+
+    /// Runs a step until it comes to an end.
+    pub(crate) async fn run<T>(&self, mut step: impl FnMut(&mut Engine) -> Step<T>) -> Result<T> {
+        loop {
+            let outcome = step(&mut self.engine.borrow_mut());
+            match outcome {
+                Ok(value) => return Ok(value),
+                Err(Stop::Miss(pointer)) => self.load(&pointer).await?,
+                Err(Stop::Window { purpose, blocks, urgency }) => {
+                    self.refill(purpose, blocks, urgency).await?
+                }
+                Err(Stop::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Keeps what this reader may look up from being reused while the guard lives. To be called in the same
+    /// synchronous stretch as the look-up.
+    pub(crate) fn read_guard(&self) -> impl Drop + '_ {
+        let interval = self.engine.borrow_mut().enter();
+        Deferred::new(move || self.engine.borrow_mut().leave(interval))
+    }
+
+    /// Brings a block of metadata into the cache.
+    pub(crate) async fn load(&self, pointer: &Pointer) -> Result<()> {
+        let _guard = self.read_guard();
+        let address = pointer.address;
+        if !self.loading.borrow_mut().insert(address) {
+            return Ok(self.changed.until(|| !self.loading.borrow().contains(&address)).await);
+        }
+        let done = Deferred::new(|| {
+            self.loading.borrow_mut().remove(&address);
+            self.changed.notify();
+        });
+        self.engine.borrow_mut().counters.node_reads += 1;
+        let block = self.read_verified(pointer).await.map_err(|e| e.observed("reading metadata"))?;
+        self.engine.borrow_mut().forest.cache.insert_clean(pointer, block);
+        drop(done);
+        Ok(())
+    }
+
+    /// Reads one block and checks that it is what its parent says.
+    pub(crate) async fn read_verified(&self, pointer: &Pointer) -> Result<Block> {
+        let blocks = self.read_blocks(pointer.address, 1).await?;
+        let Some(block) = blocks.into_iter().next() else {
+            return Err(self.corrupt(pointer));
+        };
+        match self.verifies(pointer, &block) {
+            true => Ok(block),
+            false => Err(self.corrupt(pointer)),
+        }
+    }
+
+    pub(crate) fn verifies(&self, pointer: &Pointer, block: &Block) -> bool {
+        self.engine.borrow().forest.sums.verifies(pointer, block)
+    }
+
+    pub(crate) fn corrupt(&self, pointer: &Pointer) -> Error {
+        let mut engine = self.engine.borrow_mut();
+        engine.counters.checksum_errors += 1;
+        let name = self.devices.get(pointer.address.member()).map_or("?", |device| device.name());
+        let block = pointer.address.block();
+        let message = format_args!("disk {name} returned a wrong block; restore the data from a backup");
+        Error::new(ErrorKind::Corrupt, message)
+            .observed(format_args!("checksum mismatch at block {block} of disk {name}"))
+    }
+
+    /// The member behind an address; a wrong one in a verified tree is damage all the same.
+    fn device(&self, address: Address) -> Result<&D> {
+        self.devices.get(address.member()).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Corrupt,
+                format_args!("{address} is on no member of this pool; run pool.check"),
+            )
+        })
+    }
+
+    /// Reads adjacent blocks.
+    pub(crate) async fn read_blocks(&self, address: Address, count: u64) -> Result<Vec<Block>> {
+        let device = self.device(address)?;
+        self.engine.borrow_mut().counters.device_reads += 1;
+        let into = (0..count).map(|_| zeroed_block()).collect();
+        let (blocks, result) = device.read(address.block(), into).await;
+        let doing = format_args!("reading {count} blocks from {}", address.block());
+        result.map_err(|e| Error::device(device.name(), &alloc::format!("{doing}"), e))?;
+        Ok(blocks)
+    }
+
+    /// Writes adjacent blocks; hands them back either way.
+    pub(crate) async fn write_blocks(
+        &self,
+        address: Address,
+        blocks: Vec<Block>,
+    ) -> (Vec<Block>, Result<(), DeviceError>) {
+        let Ok(device) = self.device(address) else { return (blocks, Err(DeviceError::OutOfRange)) };
+        self.engine.borrow_mut().counters.device_writes += 1;
+        let outcome = device.write(address.block(), blocks).await;
+        self.unflushed.set(self.unflushed.get() | 1 << address.member());
+        outcome
+    }
+
+    /// Writes adjacent blocks that cannot go anywhere else.
+    pub(crate) async fn write_fixed(&self, address: Address, blocks: Vec<Block>) -> Result<()> {
+        let (_, result) = self.write_blocks(address, blocks).await;
+        let doing = alloc::format!("writing block {}", address.block());
+        let name = self.devices.get(address.member()).map_or("?", |device| device.name());
+        result.map_err(|e| Error::device(name, &doing, e))
+    }
+
+    /// Flushes every member written to since its last flush.
+    pub(crate) async fn flush_members(&self) -> Result<()> {
+        let members = self.unflushed.replace(0);
+        let flushes = self.devices.iter().enumerate().filter(|(n, _)| members >> n & 1 == 1).map(
+            async |(_, device)| {
+                self.engine.borrow_mut().counters.device_flushes += 1;
+                device.flush().await.map_err(|e| Error::device(device.name(), "flushing", e))
+            },
+        );
+        join_all(flushes).await.into_iter().collect()
+    }
+
+    /// Stops acknowledging anything, for good: what could not be made durable must not look as if it were.
+    pub(crate) fn latch(&self, cause: &Error) -> Error {
+        let mut engine = self.engine.borrow_mut();
+        let message = "the pool went read-only after a disk failed; repair the disk and open the pool again";
+        let mut error = Error::new(ErrorKind::ReadOnly, message);
+        for observation in cause.observations() {
+            error = error.observed(observation);
+        }
+        let error = error.observed(cause.message());
+        engine.failed.get_or_insert_with(|| error.clone());
+        drop(engine);
+        self.changed.notify();
+        error
+    }
+
+    /// Gets space into a window, by commits and releases if it must.
+    async fn refill(&self, purpose: Purpose, blocks: u64, urgency: Urgency) -> Result<()> {
+        loop {
+            let (admitted, enough) = {
+                let space = &self.engine.borrow().forest.space;
+                (space.admits(blocks, urgency), space.window_blocks(purpose) >= blocks)
+            };
+            if admitted && enough {
+                return Ok(());
+            }
+            // A commit cannot wait for another one; the reserve is there for it.
+            if admitted && Box::pin(self.run(|engine| engine.refill_window(purpose))).await? {
+                continue;
+            }
+            if urgency == Urgency::Commit {
+                let message = "the reserve for commits is used up; open the pool on larger disks";
+                return Err(Error::new(ErrorKind::NoSpace, message));
+            }
+            Box::pin(self.make_space(blocks, urgency)).await?;
+        }
+    }
+
+    /// Lets releases and commits return what was freed, as long as that gets anywhere.
+    async fn make_space(&self, blocks: u64, urgency: Urgency) -> Result<()> {
+        let free = || self.engine.borrow().forest.space.free();
+        let before = free();
+        // Freed blocks pass through two commits; releases may free more each time.
+        for _ in 0..4 {
+            for _ in 0..256 {
+                if !self.run(Engine::maintain).await? {
+                    break;
+                }
+                yield_now().await;
+            }
+            self.commit_now(true).await?;
+            if free() > before && self.engine.borrow().forest.space.admits(blocks, urgency) {
+                return Ok(());
+            }
+        }
+        if free() > before || self.engine.borrow().active.is_some() {
+            return Ok(());
+        }
+        let message = "the pool is full; delete or convert checkpoints, trim or delete volumes";
+        Err(Error::new(ErrorKind::NoSpace, message))
+    }
+
+    /// Whether a commit should start for want of memory or log space.
+    pub(crate) fn commit_due(&self) -> bool {
+        let engine = self.engine.borrow();
+        let cache = &engine.forest.cache;
+        self.commit_wanted.get()
+            || cache.dirty_count() > cache.capacity() / 4
+            || engine.journal.pending_bytes() > PENDING_BYTES_MAX
+            || engine.journal.used(engine.superblock.log_blocks) > engine.superblock.log_blocks / 2
+            || engine.forest.space.freed_extents() > crate::limits::FREED_EXTENTS_MAX
+            || engine.heads.values().filter(|head| head.dirty).count() > crate::limits::DIRTY_HEADS_MAX
+    }
+
+    /// Changes whenever there may be new background work.
+    pub(crate) fn background_mark(&self) -> (u64, u64, usize, bool) {
+        let engine = self.engine.borrow();
+        let readers = engine.open_versions.len();
+        (engine.journal.applied, engine.counters.commits, readers, engine.building.is_some())
+    }
+
+    /// Holds a writer back while a commit has yet to write too much of what is in memory.
+    pub(crate) async fn throttle(&self) -> Result<()> {
+        let crowded = || {
+            let engine = self.engine.borrow();
+            let cache = &engine.forest.cache;
+            engine.failed.is_none()
+                && (cache.dirty_count() > cache.capacity() / 2
+                    || engine.journal.pending_bytes() > 2 * PENDING_BYTES_MAX)
+        };
+        while crowded() {
+            Box::pin(self.commit_now(false)).await?;
+        }
+        if self.commit_due() {
+            self.changed.notify();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! Which blocks are free to take: windows of free runs in memory, over the free map on disk.
+//!
+//! The free map itself changes only at a freeze. In between this file keeps what was allocated and freed. A
+//! block taken from the map is in exactly one place here: a window, a reservation, or `allocated`. A freed
+//! block passes through `fresh` (since the freeze), `filling` (durably listed as freed) and `sweeping`
+//! (being returned to the map), and only then can be taken again.
+
+use crate::format::Address;
+use crate::format::journal::Run;
+use crate::limits::MEMBERS_MAX;
+use crate::runs::RunSet;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+/// Blocks that one block of the free map describes, a bit each.
+pub(crate) const CHUNK_BLOCKS: u64 = 32_768;
+
+/// Data and metadata are kept apart, so that neighbours in time become neighbours on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Data = 0,
+    Metadata = 1,
+}
+
+/// How deep into the reserve a request may reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// A client's write: leaves the whole reserve.
+    Write,
+    /// What frees space or administers: may use half of it.
+    Administration,
+    /// A commit, without which nothing is ever freed: may use all.
+    Commit,
+}
+
+/// Where the next window comes from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rotor {
+    pub(crate) member: usize,
+    /// Where the last window on each member ended.
+    pub(crate) blocks: [u64; MEMBERS_MAX],
+}
+
+/// The space of a pool.
+pub(crate) struct Space {
+    /// Blocks of each member.
+    pub(crate) members: Vec<u64>,
+    windows: [VecDeque<Run>; 2],
+    pub(crate) rotors: [Rotor; 2],
+    /// Everything taken from the map that the map does not show yet.
+    pub(crate) taken: RunSet,
+    /// Taken, handed to a writer, not installed.
+    reserved: u64,
+    /// Installed since the last freeze.
+    pub(crate) allocated: RunSet,
+    /// Entered into the map by a commit that is not durable yet.
+    settling: Vec<Run>,
+    pub(crate) fresh: RunSet,
+    pub(crate) filling: RunSet,
+    pub(crate) sweeping: RunSet,
+    /// Interval in which the last of `sweeping` was freed.
+    pub(crate) sweeping_freed_in: u64,
+    /// Blocks the map shows as allocated.
+    pub(crate) mapped: u64,
+    reserve: u64,
+}
+
+impl Space {
+    pub(crate) fn new(members: Vec<u64>, mapped: u64) -> Self {
+        let total: u64 = members.iter().sum();
+        Self {
+            members,
+            windows: Default::default(),
+            rotors: Default::default(),
+            taken: RunSet::new(CHUNK_BLOCKS),
+            reserved: 0,
+            allocated: RunSet::new(CHUNK_BLOCKS),
+            settling: Vec::new(),
+            fresh: RunSet::new(CHUNK_BLOCKS),
+            filling: RunSet::new(CHUNK_BLOCKS),
+            sweeping: RunSet::new(CHUNK_BLOCKS),
+            sweeping_freed_in: 0,
+            mapped,
+            // Enough for several commits and a release on the smallest pool, and never a burden on a large one.
+            reserve: (total / 16).clamp(512, 32_768),
+        }
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.members.iter().sum()
+    }
+
+    /// Blocks that can be taken now.
+    pub(crate) fn free(&self) -> u64 {
+        self.total().saturating_sub(self.mapped + self.allocated.blocks() + self.reserved)
+    }
+
+    /// Blocks freed and not yet back in the map.
+    pub(crate) fn freeing(&self) -> u64 {
+        self.fresh.blocks() + self.filling.blocks() + self.sweeping.blocks()
+    }
+
+    /// Blocks that client writes could take once everything freed is back.
+    pub(crate) fn available(&self) -> u64 {
+        (self.free() + self.freeing()).saturating_sub(self.reserve)
+    }
+
+    /// Whether `blocks` may be taken now at this urgency.
+    pub(crate) fn admits(&self, blocks: u64, urgency: Urgency) -> bool {
+        let kept = match urgency {
+            Urgency::Write => self.reserve,
+            Urgency::Administration => self.reserve / 2,
+            Urgency::Commit => 0,
+        };
+        self.free() >= kept + blocks
+    }
+
+    /// Blocks in the windows that `purpose` could take.
+    pub(crate) fn window_blocks(&self, purpose: Purpose) -> u64 {
+        let of = |p: Purpose| self.windows[p as usize].iter().map(|run| run.blocks).sum::<u64>();
+        // Metadata may borrow from the data window: a commit must not stop for want of neighbours.
+        of(purpose) + if purpose == Purpose::Metadata { of(Purpose::Data) } else { 0 }
+    }
+
+    /// Adds free blocks found in the map to a window.
+    pub(crate) fn add_window(&mut self, purpose: Purpose, run: Run) {
+        self.taken.insert(run);
+        self.windows[purpose as usize].push_back(run);
+    }
+
+    /// Takes one block for metadata. The caller has made sure there is one.
+    pub(crate) fn take_node(&mut self) -> Address {
+        let run = self.take(Purpose::Metadata, 1).or_else(|| self.take(Purpose::Data, 1));
+        let Some(run) = run else { panic!("a tree update took more blocks than it had counted") };
+        self.allocated.insert(run);
+        run.address
+    }
+
+    fn take(&mut self, purpose: Purpose, at_most: u64) -> Option<Run> {
+        let window = &mut self.windows[purpose as usize];
+        let front = window.front_mut()?;
+        let run = Run { address: front.address, blocks: front.blocks.min(at_most) };
+        front.address.0 += run.blocks;
+        front.blocks -= run.blocks;
+        if front.blocks == 0 {
+            window.pop_front();
+        }
+        Some(run)
+    }
+
+    /// Reserves blocks for data about to be written; `None` where the window holds too few.
+    pub(crate) fn reserve(&mut self, blocks: u64) -> Option<Vec<Run>> {
+        if self.window_blocks(Purpose::Data) < blocks {
+            return None;
+        }
+        self.reserved += blocks;
+        let mut left = blocks;
+        let mut runs = Vec::new();
+        while left > 0 {
+            let run = self.take(Purpose::Data, left)?;
+            left -= run.blocks;
+            runs.push(run);
+        }
+        Some(runs)
+    }
+
+    /// Gives a reservation back whose device writes have ended.
+    pub(crate) fn unreserve(&mut self, run: Run) {
+        self.reserved -= run.blocks;
+        self.windows[Purpose::Data as usize].push_back(run);
+    }
+
+    /// A device refused to write a reserved run: nobody gets it before the pool is opened again.
+    pub(crate) fn abandon(&mut self, run: Run) {
+        self.reserved -= run.blocks;
+    }
+
+    /// A reserved run has become part of a tree.
+    pub(crate) fn install(&mut self, run: Run) {
+        self.reserved -= run.blocks;
+        self.allocated.insert(run);
+    }
+
+    /// Takes named blocks out of everyone's reach before a replay, which installs them.
+    pub(crate) fn claim(&mut self, run: Run) {
+        for block in 0..run.blocks {
+            let one = Run { address: Address(run.address.0 + block), blocks: 1 };
+            if !self.taken.contains(one.address) {
+                self.taken.insert(one);
+            }
+        }
+    }
+
+    /// A claimed run has become part of a tree.
+    pub(crate) fn install_claimed(&mut self, run: Run) {
+        self.allocated.insert(run);
+    }
+
+    /// Claims of a replay that no tree took up in the end are free again.
+    pub(crate) fn drop_claims(&mut self) {
+        self.taken.clear();
+        let held: Vec<Run> = self.allocated.iter().chain(self.windows.iter().flatten().copied()).collect();
+        held.into_iter().for_each(|run| self.taken.insert(run));
+    }
+
+    /// Frees blocks that no live version needs any more.
+    pub(crate) fn free_run(&mut self, run: Run) {
+        self.fresh.insert(run);
+    }
+
+    /// The next run to be entered into the map by a freeze.
+    pub(crate) fn settle(&mut self) -> Option<Run> {
+        let run = self.allocated.pop_first()?;
+        self.settling.push(run);
+        Some(run)
+    }
+
+    /// The durable map shows all that the last freeze entered.
+    pub(crate) fn settled(&mut self) {
+        core::mem::take(&mut self.settling).into_iter().for_each(|run| self.taken.remove(run));
+    }
+
+    /// A run of each window from which a commit's blocks may come.
+    pub(crate) fn window_runs(&self) -> impl Iterator<Item = Run> + '_ {
+        self.windows.iter().flatten().copied()
+    }
+
+    /// Extents that wait in memory to be returned to the map.
+    pub(crate) fn freed_extents(&self) -> usize {
+        self.fresh.len() + self.filling.len() + self.sweeping.len()
+    }
+}
