@@ -7,10 +7,10 @@
 use crate::cache::{LEVELS, Tree};
 use crate::engine::Engine;
 use crate::forest::{Step, Stop};
+use crate::format::Address;
 use crate::format::journal::Run;
-use crate::format::object::{Record, VersionRecord};
+use crate::format::object::Record;
 use crate::format::superblock::Superblock;
-use crate::format::{Address, Pointer};
 use crate::limits::FREED_EXTENTS_SWEEP;
 use crate::map::{LIST_EXTENTS, chunk_index, list_index};
 use crate::space::Urgency;

@@ -151,3 +151,8 @@ impl Transaction<'_> {
         Ok(())
     }
 }
+
+/// Names in a bucket's block.
+pub(crate) fn bucket_names(block: &Block) -> u64 {
+    entries(block).filter(|&(_, _, id)| id != ObjectId::NONE).count() as u64
+}
