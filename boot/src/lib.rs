@@ -13,6 +13,9 @@
 //! calls `bootloader_api::entry_point!`, whose `_start` this crate jumps to.
 
 #[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
 mod descriptors;
 #[cfg(target_os = "none")]
 mod entry;

@@ -1,6 +1,6 @@
 //! Runs the tasks: one core, one thread, cooperative, and asleep when there is nothing to do.
 //!
-//! A round polls the devices, runs due interrupt handlers and timers, then every task that is ready. When a round finds
+//! A round polls the devices, runs due interrupt handlers (the timer's among them), then every task that is ready. When a round finds
 //! nothing the executor looks on for a moment, for a disk often answers sooner than a halted processor wakes, and
 //! then halts. No wake-up is lost: devices are told to interrupt with interrupts disabled, and what they completed
 //! before that keeps the processor from halting (see `Polled` and `interrupts::wait`). There is no periodic tick.
@@ -106,7 +106,6 @@ impl Executor {
     fn round(&self) -> bool {
         let completed = self.each_device(|device| device.poll());
         interrupts::dispatch();
-        clock::expire();
         self.run_ready() || completed
     }
 

@@ -8,7 +8,9 @@ pub(crate) fn start(acpi_root: Option<u64>) {
     if let Err(error) = interrupts::initialise() {
         panic!("the interrupt controllers cannot be mapped ({error:?}): use -M q35 or -M pc");
     }
-    clock::initialise();
+    if clock::initialise().is_err() {
+        panic!("no interrupt vector is left for the timer: this is an error in the appliance; report it");
+    }
     if uart::enable_interrupts().is_err() {
         log!("datum: no interrupt vector is left for COM1: its console will not hear you");
     }

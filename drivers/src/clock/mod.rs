@@ -8,8 +8,9 @@ mod calibration;
 mod rtc;
 mod sleepers;
 
-pub use sleepers::{Sleep, expire, sleep};
+pub use sleepers::{Sleep, sleep};
 
+use crate::interrupts::OutOfVectors;
 use calibration::Rates;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
@@ -28,9 +29,9 @@ struct Clock {
     wall: AtomicU64,
 }
 
-/// Measures the clocks; takes about five milliseconds. Only on the bare machine, after
-/// [`crate::interrupts::initialise`] and [`crate::power::initialise`].
-pub fn initialise() {
+/// Measures the clocks, which takes about five milliseconds, and lets the timer wake sleepers. Only on the bare machine,
+/// once, after [`crate::interrupts::initialise`] and [`crate::power::initialise`].
+pub fn initialise() -> Result<(), OutOfVectors> {
     CLOCK.call_once(|| {
         let rates = calibration::measure();
         Clock {
@@ -39,6 +40,7 @@ pub fn initialise() {
             wall: AtomicU64::new(rtc::read_unix_seconds() * NANOSECONDS_PER_SECOND),
         }
     });
+    sleepers::start()
 }
 
 /// Nanoseconds since boot; 0 until [`initialise`].

@@ -1,7 +1,10 @@
-//! Who sleeps until when. The timer is always set for the earliest; the executor calls [`expire`] each round.
+//! Who sleeps until when. The timer is always set for the earliest.
+//!
+//! It may well fire early: its rate and the clock's were measured apart, and its count ends after a minute or so. So its
+//! handler sets it anew for whatever is left.
 
 use super::{CLOCK, monotonic_nanoseconds};
-use crate::interrupts::start_timer;
+use crate::interrupts::{self, OutOfVectors, start_timer};
 use alloc::collections::BTreeMap;
 use core::future::Future;
 use core::pin::Pin;
@@ -69,19 +72,22 @@ impl Drop for Sleep {
     }
 }
 
+/// Lets the timer wake sleepers.
+pub(super) fn start() -> Result<(), OutOfVectors> {
+    interrupts::let_timer_interrupt(interrupts::register(|_| wake_due(), 0)?);
+    Ok(())
+}
+
 /// Wakes everyone whose time has come, and sets the timer for the next.
-pub fn expire() {
-    loop {
-        let waker = {
-            let mut sleepers = SLEEPERS.lock();
-            let Some(entry) = sleepers.waiting.first_entry() else { return };
-            if entry.key().0 > monotonic_nanoseconds() {
-                return;
-            }
-            let waker = entry.remove();
-            sleepers.set_timer();
-            waker
-        };
+fn wake_due() {
+    while let Some(waker) = take_due() {
         waker.wake();
     }
+    SLEEPERS.lock().set_timer();
+}
+
+fn take_due() -> Option<Waker> {
+    let mut sleepers = SLEEPERS.lock();
+    let first = sleepers.waiting.first_entry()?;
+    (first.key().0 <= monotonic_nanoseconds()).then(|| first.remove())
 }

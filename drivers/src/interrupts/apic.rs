@@ -2,7 +2,7 @@
 //!
 //! Offsets and bits: Intel SDM volume 3, chapter 12; I/O APIC: Intel 82093AA datasheet, section 3.
 
-use super::{SPURIOUS_VECTOR, TIMER_VECTOR};
+use super::{SPURIOUS_VECTOR, Vector};
 use crate::memory::{MapError, map_mmio};
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -47,7 +47,7 @@ pub(super) fn initialise() -> Result<(), MapError> {
     IO.store(io.as_ptr() as usize, Ordering::Relaxed);
     write(LINT0, MASKED);
     write(LINT1, MASKED);
-    write(TIMER, MASKED | u32::from(TIMER_VECTOR));
+    write(TIMER, MASKED);
     write(DIVIDE, DIVIDE_BY_16);
     write(SPURIOUS, ENABLED | u32::from(SPURIOUS_VECTOR));
     Ok(())
@@ -65,9 +65,13 @@ pub(super) fn end_of_interrupt() {
     write(END_OF_INTERRUPT, 0);
 }
 
+/// Lets the timer interrupt; until then it only counts.
+pub(crate) fn let_timer_interrupt(vector: Vector) {
+    write(TIMER, u32::from(vector.number()));
+}
+
 /// Starts the timer: one interrupt when `count` sixteenths of the bus clock have passed; 0 stops it.
 pub(crate) fn start_timer(count: u32) {
-    write(TIMER, u32::from(TIMER_VECTOR));
     write(INITIAL_COUNT, count);
 }
 

@@ -6,8 +6,8 @@
 //! earlier), and no lock in the appliance ever has to think about interrupts.
 //!
 //! [`wait`] closes the race between "nothing to do" and `hlt`: a vector that becomes pending in between ends
-//! the wait at once. Neighbours: `boot` points the interrupt table at [`stub_address`]; `virtio` and
-//! [`crate::uart`] register handlers; [`crate::clock`] owns the timer vector.
+//! the wait at once. Neighbours: `boot` points the interrupt table at [`stub_address`]; `virtio`, [`crate::uart`] and
+//! [`crate::clock`] register handlers.
 
 mod apic;
 mod stubs;
@@ -19,13 +19,11 @@ use spin::Mutex;
 use x86_64::instructions::port::Port;
 
 use crate::memory::MapError;
-pub(crate) use apic::{start_timer, timer_count};
+pub(crate) use apic::{let_timer_interrupt, start_timer, timer_count};
 
 /// Device vectors that can be registered: sixteen disks, every port of a console, and room to spare.
 pub const VECTORS_MAX: usize = 160;
-/// The vector of the local APIC's timer; it has no handler, for waking up is all it is for.
-pub(crate) const TIMER_VECTOR: u8 = FIRST_VECTOR;
-/// The first vector for devices.
+/// The first vector that is registered. The 16 below it are those that a legacy controller would raise.
 const FIRST_DEVICE_VECTOR: u8 = FIRST_VECTOR + 16;
 /// Physical address that message-signalled interrupts are written to, for the processor with APIC id 0.
 const MESSAGE_ADDRESS: u64 = 0xFEE0_0000;
