@@ -82,7 +82,8 @@ impl Devices {
         if !self.ports.is_empty() {
             return Err("there is one virtio-serial device already; put all ports on that".into());
         }
-        let console = Console::new(transport, ConsoleOptions { receive_buffers }).map_err(sentence)?;
+        let options = ConsoleOptions { receive_buffers, clients_speak_first };
+        let console = Console::new(transport, options).map_err(sentence)?;
         executor.add_device(console.clone());
         console
             .settled()
@@ -116,11 +117,17 @@ fn sentence(error: impl Display) -> String {
 }
 
 fn receive_buffers(port: &str) -> u16 {
-    if port.starts_with(crate::service::NBD_PORT_PREFIX) {
-        NBD_RECEIVE_BUFFERS
-    } else {
-        COMMAND_RECEIVE_BUFFERS
-    }
+    if clients_speak_first(port) { COMMAND_RECEIVE_BUFFERS } else { NBD_RECEIVE_BUFFERS }
+}
+
+/// A client of control or console may send a command without waiting for the greeting; NBD forbids that.
+fn clients_speak_first(port: &str) -> bool {
+    !port.starts_with(crate::service::NBD_PORT_PREFIX)
+}
+
+/// NBD clients wait to be greeted; people and scripts on the other ports may not.
+fn clients_speak_first(port: &str) -> bool {
+    !port.starts_with(crate::service::NBD_PORT_PREFIX)
 }
 
 /// Whether a serial can be a name, by the contract's pattern.

@@ -346,6 +346,29 @@ impl<O> Queue<O> {
         self.shared.ring.used_index() != self.used
     }
 
+    /// Takes back the chains that the device will never complete, though it runs on.
+    ///
+    /// # Safety
+    /// The device must be through with every chain whose owner `lost` picks, as far as writing goes; memory that it
+    /// only reads can at worst be read when something else lies there.
+    pub unsafe fn take_back(&mut self, lost: impl Fn(&O) -> bool) {
+        for head in 0..self.ring_size() {
+            let entry = &mut self.shared.chains[usize::from(head)];
+            if let Some(chain) = entry.take_if(|chain| lost(&chain.owner)) {
+                self.release(head, &chain);
+            }
+        }
+    }
+
+    /// Owners of the chains the device holds.
+    pub fn owners(&self) -> impl Iterator<Item = &O> {
+        self.shared.chains.iter().flatten().map(|chain| &chain.owner)
+    }
+
+    fn ring_size(&self) -> u16 {
+        self.shared.ring.size()
+    }
+
     /// Takes back every chain the device still holds, and declares the queue broken.
     ///
     /// # Safety

@@ -192,6 +192,11 @@ impl<T: DeviceTransport> Engine<T> {
         port.host_open = false;
         if port.in_session {
             port.end_session(&mut self.woken);
+        } else {
+            port.drop_certain();
+        }
+        if port.end_open && !port.speaks_first {
+            port.end_open = false;
             port.closing = Some(self.control.send(ControlMessage::PortOpen(number as u32, false)));
         }
     }
@@ -210,12 +215,16 @@ impl<T: DeviceTransport> Engine<T> {
             port.accepting.register(context);
             return Poll::Pending;
         }
-        port.stock((self.options.receive_buffers)(&port.name));
+        port.stock(
+            (self.options.receive_buffers)(&port.name),
+            (self.options.clients_speak_first)(&port.name),
+        );
         match port.drain(&mut self.woken) {
             Ok(()) => {
-                port.closing = None;
-                port.in_session = true;
-                self.control.send(ControlMessage::PortOpen(number as u32, true));
+                port.begin_session();
+                if !mem::replace(&mut port.end_open, true) {
+                    self.control.send(ControlMessage::PortOpen(number as u32, true));
+                }
                 self.control.advance(&mut self.transport);
                 self.announce(number);
                 Poll::Ready(())
@@ -241,6 +250,8 @@ impl<T: DeviceTransport> Engine<T> {
         into: &mut [u8],
         context: &Context<'_>,
     ) -> Poll<Result<usize, Disconnected>> {
+        // No change of client seen now means that all that has arrived is of this session.
+        self.look_at_control();
         let Some(port) = self.port(number) else { return Poll::Ready(Err(Disconnected)) };
         match port.fetch(into) {
             Some(result) => Poll::Ready(result),

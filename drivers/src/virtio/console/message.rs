@@ -8,7 +8,7 @@ use super::super::queue::Segment;
 use super::Disconnected;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::task::Waker;
 
 /// Bytes of zeroes that are kept to be sent.
@@ -64,6 +64,8 @@ impl Chunk {
 #[derive(Debug)]
 pub(super) struct Message {
     chunks: Vec<Chunk>,
+    /// The session it is sent in; 0 until it is taken.
+    session: Cell<u64>,
     progress: RefCell<Progress>,
 }
 
@@ -78,7 +80,15 @@ struct Progress {
 
 impl Message {
     pub(super) fn new(chunks: Vec<Chunk>) -> Self {
-        Self { chunks, progress: RefCell::default() }
+        Self { chunks, session: Cell::new(0), progress: RefCell::default() }
+    }
+
+    pub(super) fn session(&self) -> u64 {
+        self.session.get()
+    }
+
+    pub(super) fn set_session(&self, session: u64) {
+        self.session.set(session);
     }
 
     /// Lays out the next chain of at most `segments_max` segments, without moving on. Leaves `segments` empty

@@ -5,6 +5,12 @@
 //! towards an end that is closed. When a client leaves, the end is closed; when the device has handled that, no
 //! more data can come, and what has come is of the old session and is dropped. Only then is the next accepted.
 //! Bytes that a client sends before it is accepted wait on the host.
+//!
+//! That order costs the first bytes of a client that speaks before it is greeted and follows another at once:
+//! QEMU discards what it reads for a closed end in the very moment of its closing. Where clients may speak first
+//! ([`super::ConsoleOptions::clients_speak_first`]) the end therefore stays open, and what has come is told apart by
+//! looks at the control queue: bytes that were there before a look that showed no new client are the old one's and
+//! are dropped; bytes that came since may be of either and are taken for the new one's.
 
 use super::control::Ticket;
 use super::message::Message;
@@ -28,14 +34,22 @@ pub(super) struct PortState {
     pub(super) host_open: bool,
     /// A session is accepted and alive.
     pub(super) in_session: bool,
+    /// Sessions so far.
+    session: u64,
     /// The control message that closed our end last; nothing is accepted before it is done.
     pub(super) closing: Option<Ticket>,
+    /// The device may move data towards us.
+    pub(super) end_open: bool,
+    /// A client may speak before it is greeted.
+    pub(super) speaks_first: bool,
     pub(super) receive: Queue<Buffer>,
     pub(super) transmit: Queue<Rc<Message>>,
     /// Receive buffers were posted.
     stocked: bool,
     /// What has arrived and was not fetched yet: buffer, bytes in it.
     arrived: VecDeque<(Buffer, usize)>,
+    /// How many of `arrived` came before a look at the control queue that showed no change of client.
+    certain: usize,
     /// Bytes already fetched from the first of `arrived`.
     fetched: usize,
     /// Messages that are not over, oldest first.
@@ -52,11 +66,15 @@ impl PortState {
             name: String::new(),
             host_open: false,
             in_session: false,
+            session: 0,
             closing: None,
+            end_open: false,
+            speaks_first: false,
             receive,
             transmit,
             stocked: false,
             arrived: VecDeque::new(),
+            certain: 0,
             fetched: 0,
             unfinished: VecDeque::new(),
             laid_out: 0,
@@ -66,9 +84,10 @@ impl PortState {
     }
 
     /// Posts the receive buffers, once: at most as many as the queue holds.
-    pub(super) fn stock(&mut self, buffers: u16) {
+    pub(super) fn stock(&mut self, buffers: u16, speaks_first: bool) {
         if !self.stocked {
             self.stocked = true;
+            self.speaks_first = speaks_first;
             self.arrived.reserve(usize::from(buffers));
             for _ in 0..buffers {
                 self.post(Box::new([0; RECEIVE_BUFFER_BYTES]));
@@ -85,9 +104,13 @@ impl PortState {
         }
     }
 
-    /// Takes in what the device has received. True if there was anything.
+    /// Takes in what the device has received, just after a look at the control queue. True if there was anything.
     pub(super) fn take_in(&mut self, woken: &mut Vec<Waker>) -> Result<bool, Fault> {
         let mut any = false;
+        self.certain = self.arrived.len();
+        if !self.host_open && !self.in_session {
+            self.drop_arrived(self.certain);
+        }
         while let Some(completion) = self.receive.complete()? {
             any = true;
             match completion.written as usize {
@@ -101,14 +124,28 @@ impl PortState {
         Ok(any)
     }
 
-    /// Drops everything that has arrived and was not fetched.
+    /// Drops what has arrived for earlier sessions, before the next starts.
     pub(super) fn drain(&mut self, woken: &mut Vec<Waker>) -> Result<(), Fault> {
         self.take_in(woken)?;
-        while let Some((buffer, _)) = self.arrived.pop_front() {
-            self.post(buffer);
+        if !self.speaks_first {
+            self.drop_arrived(self.arrived.len());
         }
-        self.fetched = 0;
         Ok(())
+    }
+
+    /// Drops what is certainly the old client's, now that it has left.
+    pub(super) fn drop_certain(&mut self) {
+        // A buffer begun is of the session that began it, whenever it came.
+        self.drop_arrived(self.certain.max(usize::from(self.fetched > 0)));
+    }
+
+    fn drop_arrived(&mut self, count: usize) {
+        for _ in 0..count {
+            self.fetched = 0;
+            let dropped = self.arrived.pop_front();
+            dropped.into_iter().for_each(|(buffer, _)| self.post(buffer));
+        }
+        self.certain = self.certain.saturating_sub(count);
     }
 
     /// Moves bytes that have arrived to `into`. None where there are none yet.
@@ -125,9 +162,7 @@ impl PortState {
             filled += count;
             self.fetched += count;
             if self.fetched == *length {
-                self.fetched = 0;
-                let emptied = self.arrived.pop_front();
-                emptied.into_iter().for_each(|(buffer, _)| self.post(buffer));
+                self.drop_arrived(1);
             }
         }
         (filled > 0 || into.is_empty()).then_some(Ok(filled))
@@ -137,8 +172,27 @@ impl PortState {
         self.receiving.register(context);
     }
 
+    /// Starts the next session.
+    pub(super) fn begin_session(&mut self) {
+        // A device works on one chain at a time: what it still holds of sessions before the last of those that
+        // left something, it lost.
+        let newest = self.transmit.owners().map(|message| message.session()).max();
+        self.take_back_before(newest.unwrap_or(0));
+        self.closing = None;
+        self.in_session = true;
+        self.session += 1;
+    }
+
+    /// QEMU forgets the chain it is sending when a client leaves: it is neither sent nor given back. Without this
+    /// every such client would cost its port a chain for good.
+    fn take_back_before(&mut self, session: u64) {
+        // SAFETY: the device only reads these chains, and a stream has no use for one once a later one was begun.
+        unsafe { self.transmit.take_back(|message| message.session() < session) };
+    }
+
     /// Takes a message to be sent.
     pub(super) fn enqueue(&mut self, message: Rc<Message>) {
+        message.set_session(self.session);
         self.unfinished.push_back(message);
     }
 
@@ -161,6 +215,10 @@ impl PortState {
     pub(super) fn take_sent(&mut self, woken: &mut Vec<Waker>) -> Result<bool, Fault> {
         let mut any = false;
         while let Some(completion) = self.transmit.complete()? {
+            if !any && completion.owner.session() == self.session && self.transmit.in_flight() > 0 {
+                // What was begun in earlier sessions cannot come any more.
+                self.take_back_before(self.session);
+            }
             any = true;
             if completion.owner.chain_ended() {
                 self.finish(&completion.owner, woken);
@@ -182,6 +240,7 @@ impl PortState {
     pub(super) fn end_session(&mut self, woken: &mut Vec<Waker>) {
         self.in_session = false;
         self.laid_out = 0;
+        self.drop_certain();
         for message in self.unfinished.drain(..) {
             woken.extend(message.end(Err(Disconnected)));
         }

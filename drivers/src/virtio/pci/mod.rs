@@ -16,7 +16,7 @@ use super::SetupError;
 use super::transport::DeviceType;
 use alloc::vec::Vec;
 pub use transport::PciTransport;
-use virtio_drivers::transport::pci::bus::{ConfigurationAccess, HeaderType, PciRoot};
+use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunctionInfo, HeaderType};
 use virtio_drivers::transport::pci::virtio_device_type;
 use x86_64::instructions::port::Port;
 
@@ -25,6 +25,14 @@ pub use virtio_drivers::transport::pci::bus::DeviceFunction;
 const ADDRESS_PORT: u16 = 0xCF8;
 const DATA_PORT: u16 = 0xCFC;
 const ENABLE: u32 = 1 << 31;
+const DEVICES_PER_BUS: u8 = 32;
+const FUNCTIONS_PER_DEVICE: u8 = 8;
+/// Vendor and device; all ones where there is no function.
+const IDENTIFIERS: u8 = 0;
+const NOTHING: u32 = u32::MAX;
+/// The header's layout in bits 16 to 22, and in bit 23 whether the device has several functions.
+const HEADER_TYPE: u8 = 0x0C;
+const SEVERAL_FUNCTIONS: u32 = 1 << 23;
 /// Register that names the bus behind a bridge, in its second byte.
 const BRIDGE_BUSES: u8 = 0x18;
 
@@ -54,26 +62,55 @@ impl VirtioFunction {
 
 /// All virtio devices, in the order of their addresses, so that names given by position stay.
 pub fn discover() -> Vec<VirtioFunction> {
-    let root = PciRoot::new(ConfigurationPorts);
     let mut buses = alloc::vec![0u8];
     let mut found = Vec::new();
     let mut next = 0;
     while let Some(&bus) = buses.get(next) {
         next += 1;
-        for (address, info) in root.enumerate_bus(bus) {
-            if info.header_type == HeaderType::PciPciBridge {
-                let behind = (ConfigurationPorts.read_word(address, BRIDGE_BUSES) >> 8) as u8;
-                // 0 is a bridge that the firmware left alone; a bus is never walked twice.
-                if !buses.contains(&behind) {
-                    buses.push(behind);
-                }
-            } else if let Some(device_type) = virtio_device_type(&info) {
-                found.push(VirtioFunction { address, device_type });
+        for device in 0..DEVICES_PER_BUS {
+            for address in functions(bus, device) {
+                examine(address, &mut buses, &mut found);
             }
         }
     }
     found.sort_by_key(|function| function.address);
     found
+}
+
+/// The functions of one device. Every read costs an exit to the host, so only a device that says it has several
+/// is asked for more than its first.
+fn functions(bus: u8, device: u8) -> impl Iterator<Item = DeviceFunction> {
+    let at = move |function| DeviceFunction { bus, device, function };
+    let exists = |address: &DeviceFunction| ConfigurationPorts.read_word(*address, IDENTIFIERS) != NOTHING;
+    let first = at(0);
+    let several = exists(&first) && ConfigurationPorts.read_word(first, HEADER_TYPE) & SEVERAL_FUNCTIONS != 0;
+    let count = if several { FUNCTIONS_PER_DEVICE } else { 1 };
+    (0..count).map(at).filter(exists)
+}
+
+fn examine(address: DeviceFunction, buses: &mut Vec<u8>, found: &mut Vec<VirtioFunction>) {
+    let header = HeaderType::from((ConfigurationPorts.read_word(address, HEADER_TYPE) >> 16) as u8 & 0x7F);
+    if header == HeaderType::PciPciBridge {
+        let behind = (ConfigurationPorts.read_word(address, BRIDGE_BUSES) >> 8) as u8;
+        // 0 is a bridge that the firmware left alone; a bus is never walked twice.
+        if !buses.contains(&behind) {
+            buses.push(behind);
+        }
+        return;
+    }
+    let identifiers = ConfigurationPorts.read_word(address, IDENTIFIERS);
+    let info = DeviceFunctionInfo {
+        vendor_id: identifiers as u16,
+        device_id: (identifiers >> 16) as u16,
+        class: 0,
+        subclass: 0,
+        prog_if: 0,
+        revision: 0,
+        header_type: header,
+    };
+    if let Some(device_type) = virtio_device_type(&info) {
+        found.push(VirtioFunction { address, device_type });
+    }
 }
 
 /// Configuration space through the two ports of PCI's first mechanism.
