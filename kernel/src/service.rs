@@ -52,6 +52,7 @@ pub(crate) async fn start(executor: Executor, options: Options) {
     let has_console = devices.ports.iter().any(|port| port.name() == CONSOLE_PORT);
     devices.ports.into_iter().for_each(|port| serve(&executor, &appliance, port));
     log!("datum: {}", appliance.start().await);
+    // Last, so that the boot log does not run into the console's prompt.
     if !has_console {
         executor.spawn(async move { appliance.serve_console(SerialPort::default()).await });
     }
