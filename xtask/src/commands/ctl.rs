@@ -3,8 +3,9 @@
 //! The result goes to stdout as JSON, everything else to stderr. Exit codes: 0 done, 1 the appliance refused
 //! or a job failed, 3 no appliance could be reached.
 
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Map, Value};
@@ -35,6 +36,10 @@ pub(super) struct Arguments {
 /// Parameters that are lists.
 const LISTS: [&str; 2] = ["devices", "volumes"];
 
+/// Parameters that are texts by contract, also where they look like a number or `true`.
+const TEXTS: [&str; 9] =
+    ["after", "checkpoint", "job", "name", "new_name", "refpoint", "since", "until", "volume"];
+
 /// Parameters that are counts of bytes.
 const SIZES: [&str; 2] = ["size", "offset"];
 
@@ -50,6 +55,11 @@ impl Arguments {
             }
             Err(error) => {
                 eprintln!("error: {error}");
+                if let ControlError::Socket(_) = error {
+                    eprintln!(
+                        "start an appliance with `cargo xtask run`, or say where one is with --directory"
+                    );
+                }
                 let refused = matches!(error, ControlError::Refused(_) | ControlError::Job(_));
                 Ok(ExitCode::from(if refused { EXIT_REFUSED } else { EXIT_UNREACHED }))
             }
@@ -58,12 +68,9 @@ impl Arguments {
 
     fn call(self) -> Result<Value, ControlError> {
         let patience = Duration::from_secs(self.patience);
-        let socket = self.location.socket(Port::Control);
-        if !socket.exists() {
-            eprintln!("no appliance offers {}: start one with `cargo xtask run`", socket.display());
-        }
-        // A socket that is there is connected at once; the patience is for the greeting.
-        let mut client = Client::connect(&socket, if socket.exists() { patience } else { Duration::ZERO })?;
+        // A socket without a listener will not get one; the patience is for the greeting.
+        let stream = UnixStream::connect(self.location.socket(Port::Control))?;
+        let mut client = Client::greet(stream, Instant::now() + patience)?;
         let parameters = self.parameters.into_iter().collect::<Map<_, _>>();
         let result = client.call_within(&self.method, Value::Object(parameters), patience)?;
         match result["job"].as_str() {
@@ -88,8 +95,9 @@ fn parameter(text: &str) -> Result<(String, Value), String> {
 }
 
 fn value_of(key: &str, text: &str) -> Result<Value, String> {
-    if let Ok(value) = serde_json::from_str(text) {
-        return Ok(if LISTS.contains(&key) && !Value::is_array(&value) { list(text) } else { value });
+    let json = serde_json::from_str(text).ok();
+    if let Some(value) = json.filter(|value: &Value| value.is_string() || !TEXTS.contains(&key)) {
+        return Ok(if LISTS.contains(&key) && !value.is_array() { list(text) } else { value });
     }
     if LISTS.contains(&key) {
         return Ok(list(text));
@@ -118,6 +126,8 @@ mod tests {
             ("since=datum:1:a=b", json!("datum:1:a=b")),
             ("filter={\"a\":[1]}", json!({ "a": [1] })),
             ("name=\"7\"", json!("7")),
+            ("job=7", json!("7")),
+            ("volume=true", json!("true")),
             ("name=", json!("")),
             ("size=20G", json!(20u64 << 30)),
             ("size=4096", json!(4096)),
