@@ -125,11 +125,6 @@ fn clients_speak_first(port: &str) -> bool {
     !port.starts_with(crate::service::NBD_PORT_PREFIX)
 }
 
-/// NBD clients wait to be greeted; people and scripts on the other ports may not.
-fn clients_speak_first(port: &str) -> bool {
-    !port.starts_with(crate::service::NBD_PORT_PREFIX)
-}
-
 /// Whether a serial can be a name, by the contract's pattern.
 fn is_name(serial: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
