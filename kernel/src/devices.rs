@@ -10,6 +10,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
+use datum_drivers::log;
 use datum_drivers::virtio::block::{BlockDevice, QUEUE_DEPTH_MAX};
 use datum_drivers::virtio::console::{Console, ConsoleOptions};
 use datum_drivers::virtio::entropy::Entropy;
@@ -73,6 +74,11 @@ impl Devices {
         // By position among all disks, so that a name stays when another disk gets a serial.
         let position = format!("vd{}", self.disks.len());
         let serial = device.serial().await.unwrap_or_default();
+        if !serial.is_empty() && !is_name(&serial) {
+            log!(
+                "datum: the disk at {address} is called {position}: its serial is no name (letters, digits, '.', '_', '-')"
+            );
+        }
         let name = if is_name(&serial) { serial } else { position };
         self.disks.push(FoundDisk { device: Disk::new(name, device), location: address.into() });
         Ok(())
@@ -85,10 +91,7 @@ impl Devices {
         let options = ConsoleOptions { receive_buffers, clients_speak_first };
         let console = Console::new(transport, options).map_err(sentence)?;
         executor.add_device(console.clone());
-        console
-            .settled()
-            .await
-            .map_err(|fault| format!("it broke its protocol ({fault:?}); check its host"))?;
+        console.settled().await.map_err(sentence)?;
         self.ports = console.ports().into_iter().map(DevicePort).collect();
         Ok(())
     }
@@ -97,10 +100,7 @@ impl Devices {
         let device = Rc::new(Entropy::new(transport).map_err(sentence)?);
         executor.add_device(device.clone());
         let mut bytes = [0; 32];
-        device
-            .fill(&mut bytes)
-            .await
-            .map_err(|fault| format!("it broke its protocol ({fault:?}); check its host"))?;
+        device.fill(&mut bytes).await.map_err(sentence)?;
         for (word, chunk) in self.seed.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = chunk.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
         }
