@@ -5,7 +5,6 @@
 
 use alloc::vec::Vec;
 use core::cell::Cell;
-use core::future::Future;
 use datum_drivers::uart;
 use datum_service::port::{Chunk, Disconnected, Port};
 use event_listener::Event;
@@ -34,14 +33,12 @@ impl Port for SerialPort {
         Ok(uart::receive(into).await)
     }
 
-    fn send(&self, message: Vec<Chunk>) -> impl Future<Output = Result<(), Disconnected>> {
-        async move {
-            let _turn = self.turn.take().await;
-            for chunk in &message {
-                send_chunk(chunk).await;
-            }
-            Ok(())
+    async fn send(&self, message: Vec<Chunk>) -> Result<(), Disconnected> {
+        let _turn = self.turn.take().await;
+        for chunk in &message {
+            send_chunk(chunk).await;
         }
+        Ok(())
     }
 }
 
