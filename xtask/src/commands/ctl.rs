@@ -3,6 +3,7 @@
 //! The result goes to stdout as JSON, everything else to stderr. Exit codes: 0 done, 1 the appliance refused
 //! or a job failed, 3 no appliance could be reached.
 
+use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub(super) struct Arguments {
     parameters: Vec<(String, Value)>,
     #[command(flatten)]
     location: Location,
-    /// Where the answer names a job, wait for its result.
+    /// Where the answer names a job, wait for it and add its result.
     #[arg(long)]
     follow: bool,
     /// How many seconds to wait for the greeting and for each answer.
@@ -42,6 +43,9 @@ const TEXTS: [&str; 9] =
 
 /// Parameters that are counts of bytes.
 const SIZES: [&str; 2] = ["size", "offset"];
+
+/// A job may well take days; the user ends the wait.
+const JOB_PATIENCE: Duration = Duration::from_secs(366 * 24 * 3600);
 
 const EXIT_REFUSED: u8 = 1;
 const EXIT_UNREACHED: u8 = 3;
@@ -72,17 +76,27 @@ impl Arguments {
         let stream = UnixStream::connect(self.location.socket(Port::Control))?;
         let mut client = Client::greet(stream, Instant::now() + patience)?;
         let parameters = self.parameters.into_iter().collect::<Map<_, _>>();
-        let result = client.call_within(&self.method, Value::Object(parameters), patience)?;
-        match result["job"].as_str() {
-            Some(job) if self.follow => {
-                let shown = |part: f64| eprint!("\rjob {job}: {:3.0} %", part * 100.0);
-                let ended = client.wait_for_job(job, Duration::MAX / 4, shown);
-                eprintln!("\rjob {job}: {}", if ended.is_ok() { "done " } else { "ended" });
-                ended
-            }
-            _ => Ok(result),
+        let answer = client.call_within(&self.method, Value::Object(parameters), patience)?;
+        match answer["job"].as_str().map(str::to_owned) {
+            Some(job) if self.follow => follow(&mut client, &job, answer),
+            _ => Ok(answer),
         }
     }
+}
+
+/// Waits for a job; its result joins the answer that named it, as `result`.
+fn follow(client: &mut Client, job: &str, mut answer: Value) -> Result<Value, ControlError> {
+    let watched = io::stderr().is_terminal();
+    let ended = client.wait_for_job(job, JOB_PATIENCE, |part| {
+        if watched {
+            eprint!("\rjob {job}: {:3.0} % ", part * 100.0);
+        }
+    });
+    if watched {
+        eprintln!();
+    }
+    answer["result"] = ended?;
+    Ok(answer)
 }
 
 /// Reads one `key=value`.

@@ -99,9 +99,7 @@ fn limits(source: &Source, report: &mut Report) {
     let mut documented = false;
     for (number, line) in source.text.lines().enumerate() {
         let line = line.trim();
-        let constant = ["pub const ", "pub(crate) const ", "pub(super) const "]
-            .iter()
-            .any(|start| line.starts_with(start));
+        let constant = ["pub const ", "pub(crate) const "].iter().any(|start| line.starts_with(start));
         if constant && !documented && in_code(source, number) {
             report.error(
                 &source.path,
