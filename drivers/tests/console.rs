@@ -269,6 +269,28 @@ fn the_first_words_of_a_client_that_follows_at_once_are_kept_where_clients_speak
 }
 
 #[test]
+fn bytes_that_may_be_of_either_client_are_dropped_where_clients_wait_to_be_greeted() {
+    let (mut host, console, ports) = Host::start();
+    for round in 0..20 {
+        if round == 0 {
+            host.connect(2);
+        }
+        let mut accept = Box::pin(ports[1].accept());
+        while (&mut accept).now_or_never().is_none() {
+            host.turn(&console);
+        }
+        host.turn(&console);
+        assert!(host.say(2, b"new"));
+        console.poll();
+        assert_eq!(receive(&ports[1]), Some(Ok("new".into())));
+        assert!(host.say(2, b"old"));
+        host.disconnect(2);
+        host.connect(2);
+        assert_eq!(receive(&ports[1]), Some(Err(Disconnected)));
+    }
+}
+
+#[test]
 fn a_session_that_is_given_up_waits_for_the_next_client() {
     let (mut host, console, ports) = Host::start();
     host.connect(2);
