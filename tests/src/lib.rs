@@ -3,6 +3,7 @@
 //!
 //! Nothing here is part of the product. `docs/TESTING.md` tells which test proves what.
 
+#![forbid(unsafe_code)]
 pub mod action;
 pub mod blockmap;
 pub mod compare;
