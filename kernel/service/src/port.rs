@@ -43,6 +43,13 @@ pub trait Port {
     /// Receives between 1 and `into.len()` bytes, waiting for the first.
     fn receive(&self, into: &mut [u8]) -> impl Future<Output = Result<usize, Disconnected>>;
 
+    /// Completes when the client of the current session has left. A session that waits for something else than the
+    /// port, such as a suspended volume, listens here. A port that cannot tell never completes: it then notices at
+    /// the next [`Port::receive`].
+    fn left(&self) -> impl Future<Output = ()> {
+        core::future::pending()
+    }
+
     /// Sends one message whole and in order. Returns when the buffers are free again. Messages of
     /// concurrent callers are never mixed.
     fn send(&self, message: Vec<Chunk>) -> impl Future<Output = Result<(), Disconnected>>;

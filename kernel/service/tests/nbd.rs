@@ -233,6 +233,48 @@ fn a_suspended_volume_holds_its_requests_and_nobody_elses() {
 }
 
 #[test]
+fn a_client_that_leaves_a_suspended_volume_frees_its_port() {
+    let (mut rig, mut control) = rig_with_volume(16 * MIB);
+    control.call(&mut rig, "volume.create", json!({"name": "other", "size": MIB}));
+    let port = rig.nbd_port("org.datum.nbd.0");
+    let mut held = Nbd::open(&mut rig, &port, Mode::Structured, "db", &[]).unwrap();
+    control.call(&mut rig, "volume.suspend", json!({"volume": "db"}));
+    for n in 0..15 {
+        held.send(WRITE, 0, n * MIB, MIB, &pattern(n, MIB as usize));
+    }
+    rig.settle();
+    port.leave();
+    rig.settle();
+    let mut next = Nbd::open(&mut rig, &port, Mode::Structured, "other", &[]).unwrap();
+    assert_eq!(next.write(&mut rig, 0, &pattern(5, 600_000)), 0);
+    control.call(&mut rig, "volume.resume", json!({"volume": "db"}));
+    rig.settle();
+    assert_eq!(port.pending(), 0, "nobody hears the replies to who has left");
+    assert!(next.read(&mut rig, 0, 600_000).unwrap() == pattern(5, 600_000));
+}
+
+#[test]
+fn fua_flushes_the_disk_and_a_plain_write_does_not() {
+    let (mut rig, mut control) = rig_with_volume(MIB);
+    let port = rig.nbd_port("org.datum.nbd.0");
+    let mut nbd = Nbd::open(&mut rig, &port, Mode::Structured, "db", &[]).unwrap();
+    let mut flushes = |rig: &mut Rig| {
+        let text = control.call(rig, "system.metrics", json!({}))["text"].as_str().unwrap().to_string();
+        let line = text.lines().find_map(|line| line.strip_prefix("datum_device_flushes_total ")).unwrap();
+        line.parse::<u64>().unwrap()
+    };
+    let before = flushes(&mut rig);
+    assert_eq!(nbd.write(&mut rig, 0, &[1; 4096]), 0);
+    assert_eq!(flushes(&mut rig), before);
+    for (kind, payload) in [(WRITE, &[2; 4096][..]), (TRIM, &[]), (WRITE_ZEROES, &[])] {
+        let before = flushes(&mut rig);
+        let cookie = nbd.send(kind, FUA, 0, 4096, payload);
+        assert_eq!(nbd.reply(&mut rig, cookie)[0].error(), None);
+        assert!(flushes(&mut rig) > before, "command {kind}");
+    }
+}
+
+#[test]
 fn what_a_client_has_open_is_only_taken_by_force() {
     let (mut rig, mut control) = rig_with_volume(MIB);
     control.call(&mut rig, "checkpoint.create", json!({"volumes": ["db"], "name": "cp"}));

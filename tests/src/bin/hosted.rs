@@ -399,6 +399,19 @@ impl Port for SocketPort {
         }
     }
 
+    async fn left(&self) {
+        let Ok(stream) = self.current() else { return };
+        let gone = |stream: &UnixStream| {
+            let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+            match poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+                Ok(0) => Err(ErrorKind::WouldBlock.into()),
+                result => Ok(result.is_ok()),
+            }
+        };
+        // Whatever comes of it, the session is over.
+        let _ = self.host.when(&stream, PollFlags::RDHUP, gone).await;
+    }
+
     async fn send(&self, message: Vec<Chunk>) -> Result<(), Disconnected> {
         let stream = self.current()?;
         let _turn = self.turn().await;

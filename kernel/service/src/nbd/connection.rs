@@ -18,9 +18,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::future::Future;
+use core::pin::pin;
 use datum_protocol::nbd::{self, ErrorNumber, Replies, RequestId};
 use datum_store::device::BlockDevice;
 use datum_store::{Error, ErrorKind, Image, View};
+use futures_util::future::{Either, select};
 
 pub(super) struct Connection<D: BlockDevice, P> {
     pub(super) image: Image<crate::disks::Disk<D>>,
@@ -72,23 +74,37 @@ impl<D: BlockDevice, P: Port> Connection<D, P> {
     }
 
     /// Waits for room for one more request.
-    pub(super) async fn begin(self: &Rc<Self>) -> UnderWay<D, P> {
-        self.changed.until(|| (self.requests.get() < REQUESTS_PER_SESSION).then_some(())).await;
+    pub(super) async fn begin(self: &Rc<Self>) -> Result<UnderWay<D, P>, Disconnected> {
+        let room = self.changed.until(|| (self.requests.get() < REQUESTS_PER_SESSION).then_some(()));
+        self.unless_left(room).await?;
         self.requests.set(self.requests.get() + 1);
-        UnderWay(self.clone())
+        Ok(UnderWay(self.clone()))
+    }
+
+    /// Waits, and notices when the client leaves meanwhile: requests of a suspended volume may hold all room, and the
+    /// port must still serve the next client.
+    async fn unless_left<T>(&self, wait: impl Future<Output = T>) -> Result<T, Disconnected> {
+        match select(pin!(wait), pin!(self.port.left())).await {
+            Either::Left((value, _)) => Ok(value),
+            Either::Right(_) => Err(Disconnected),
+        }
     }
 
     /// Runs a request to its end, beside the others, once there is room for one more.
-    pub(super) async fn start(self: Rc<Self>, request: impl Future<Output = ()> + 'static)
+    pub(super) async fn start(
+        self: Rc<Self>,
+        request: impl Future<Output = ()> + 'static,
+    ) -> Result<(), Disconnected>
     where
         D: 'static,
         P: 'static,
     {
-        let under_way = self.begin().await;
+        let under_way = self.begin().await?;
         self.spawn(async move {
             request.await;
             drop(under_way);
         });
+        Ok(())
     }
 
     /// Runs a part of a request.
@@ -96,8 +112,14 @@ impl<D: BlockDevice, P: Port> Connection<D, P> {
         self.tasks.spawn(part);
     }
 
-    pub(super) async fn room(&self, direction: Direction, blocks: usize) -> Permit {
-        self.buffers.acquire(direction, blocks).await
+    /// Waits for room for what is to be received.
+    pub(super) async fn room_to_receive(&self, blocks: usize) -> Result<Permit, Disconnected> {
+        self.unless_left(self.buffers.acquire(Direction::Receive, blocks)).await
+    }
+
+    /// Waits for room for what is to be sent.
+    pub(super) async fn room_to_send(&self, blocks: usize) -> Permit {
+        self.buffers.acquire(Direction::Send, blocks).await
     }
 
     /// Whether the session may still do anything.

@@ -61,7 +61,7 @@ async fn run<D: BlockDevice + 'static, E: Environment + 'static, P: Port + 'stat
             Incoming::Request(request) => dispatch(&connection, input, &mut transmission, request).await?,
             Incoming::Refused { id, error, message } => {
                 let connection = connection.clone();
-                connection.clone().start(async move { connection.error(id, error, message).await }).await;
+                connection.clone().start(async move { connection.error(id, error, message).await }).await?;
             }
             Incoming::Ended(_) => return Ok(()),
         }
@@ -80,8 +80,7 @@ async fn dispatch<D: BlockDevice + 'static, P: Port + 'static>(
         return write::receive(connection, input, transmission, request).await;
     }
     let task = connection.clone();
-    connection.clone().start(async move { perform(&task, request).await }).await;
-    Ok(())
+    connection.clone().start(async move { perform(&task, request).await }).await
 }
 
 async fn perform<D: BlockDevice, P: Port>(connection: &Connection<D, P>, request: Request) {

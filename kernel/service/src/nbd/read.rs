@@ -6,7 +6,6 @@
 
 use super::connection::Connection;
 use super::{error_number, error_text};
-use crate::buffers::Direction;
 use crate::limits::CHUNK_BLOCKS;
 use crate::port::{Chunk, Port};
 use alloc::vec::Vec;
@@ -101,7 +100,7 @@ async fn fragmented<D: BlockDevice, P: Port>(connection: &Connection<D, P>, requ
     let (replies, id) = (connection.replies, request.id);
     let end = request.offset + request.length;
     for step in steps(request.offset, end) {
-        let _room = connection.room(Direction::Send, step.blocks() as usize).await;
+        let _room = connection.room_to_send(step.blocks() as usize).await;
         let (message, failed) = match read(connection, step).await {
             Ok(blocks) => (chunks(connection, request, step, blocks), false),
             Err(error) => {
@@ -155,7 +154,7 @@ fn chunks<D: BlockDevice, P: Port>(
 /// One header, then all bytes, with nothing between.
 async fn whole<D: BlockDevice, P: Port>(connection: &Connection<D, P>, request: &Request) {
     let end = request.offset + request.length;
-    let _room = connection.room(Direction::Send, CHUNK_BLOCKS).await;
+    let _room = connection.room_to_send(CHUNK_BLOCKS).await;
     let mut steps = steps(request.offset, end);
     let Some(first_step) = steps.next() else { return };
     if first_step.end < end
@@ -208,7 +207,7 @@ pub(super) async fn cache<D: BlockDevice, P: Port>(
     if request.length == 0 {
         return Ok(());
     }
-    let _room = connection.room(Direction::Send, CHUNK_BLOCKS).await;
+    let _room = connection.room_to_send(CHUNK_BLOCKS).await;
     let length = request.length.min(u64::from(NBD_PAYLOAD_BYTES_MAX));
     verify(connection, request.offset, request.offset + length).await
 }

@@ -1,7 +1,6 @@
 //! BLOCK_STATUS: what the selected contexts say of a range, as runs of bytes.
 
 use super::connection::Connection;
-use crate::buffers::Direction;
 use crate::limits::{STATUS_BLOCKS, STATUS_EXTENTS_MAX};
 use crate::port::{Chunk, Port};
 use alloc::vec::Vec;
@@ -19,7 +18,7 @@ pub(super) async fn reply<D: BlockDevice, P: Port>(
     one: bool,
     contexts: &[u32],
 ) {
-    let _room = connection.room(Direction::Send, STATUS_BLOCKS).await;
+    let _room = connection.room_to_send(STATUS_BLOCKS).await;
     let limit = if one { 1 } else { STATUS_EXTENTS_MAX / contexts.len().max(1) };
     let mut message = Vec::with_capacity(contexts.len());
     for (index, id) in contexts.iter().enumerate() {

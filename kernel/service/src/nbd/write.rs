@@ -3,7 +3,7 @@
 
 use super::connection::{Connection, UnderWay};
 use super::input::Input;
-use crate::buffers::{Direction, Permit};
+use crate::buffers::Permit;
 use crate::limits::CHUNK_BLOCKS;
 use crate::port::{Disconnected, Port};
 use crate::signal::Signal;
@@ -66,7 +66,7 @@ pub(super) async fn receive<D: BlockDevice + 'static, P: Port + 'static>(
     transmission: &mut Transmission,
     request: Request,
 ) -> Result<(), Disconnected> {
-    let under_way = connection.begin().await;
+    let under_way = connection.begin().await?;
     let progress = Rc::new(Progress::default());
     progress.settle(connection.allowed());
     let mut at = request.offset;
@@ -97,7 +97,7 @@ async fn receive_part<D: BlockDevice, P: Port>(
     let in_block = at % block_bytes;
     let partial = (in_block != 0 || left < block_bytes).then(|| left.min(block_bytes - in_block) as usize);
     let count = if partial.is_some() { 1 } else { (left / block_bytes).min(CHUNK_BLOCKS as u64) as usize };
-    let room = connection.room(Direction::Receive, count).await;
+    let room = connection.room_to_receive(count).await?;
     let mut blocks = Vec::with_capacity(count);
     for _ in 0..count {
         let mut block = Box::new([0; BLOCK_SIZE]);

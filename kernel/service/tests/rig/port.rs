@@ -82,6 +82,10 @@ impl Port for MemoryPort {
         .await
     }
 
+    async fn left(&self) {
+        poll_fn(|context| if self.is_over() { Poll::Ready(()) } else { self.wire.wait(context) }).await;
+    }
+
     async fn send(&self, message: Vec<Chunk>) -> Result<(), Disconnected> {
         poll_fn(|context| {
             if !self.is_over() && self.wire.stalled.get() {
