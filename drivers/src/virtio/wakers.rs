@@ -1,7 +1,6 @@
 //! Tasks that wait for something, kept without locks: everything runs on one thread.
 
 use alloc::vec::Vec;
-use core::mem;
 use core::task::{Context, Waker};
 
 /// Tasks waiting for one event. Each waits in a loop: it looks, registers, and looks again when woken.
@@ -22,9 +21,7 @@ impl Waiters {
     }
 }
 
-/// Wakes what was collected while something was borrowed, and gives the empty vector back for reuse.
+/// Wakes what was collected while something was borrowed. The vector keeps its memory, to be used again.
 pub(super) fn wake_all(woken: &mut Vec<Waker>) {
-    for waker in mem::take(woken) {
-        waker.wake();
-    }
+    woken.drain(..).for_each(Waker::wake);
 }

@@ -127,6 +127,13 @@ impl<T: DeviceTransport> Engine<T> {
         mem::take(&mut self.woken)
     }
 
+    /// Gives back the vector that [`Engine::take_woken`] took, for its memory.
+    pub(super) fn reuse(&mut self, woken: Vec<Waker>) {
+        if self.woken.is_empty() {
+            self.woken = woken;
+        }
+    }
+
     /// Segments a part may use for data.
     fn data_segments_max(&self) -> usize {
         (self.queue.longest_chain().saturating_sub(FRAME_SEGMENTS)).min(self.limits.segments_max as usize)

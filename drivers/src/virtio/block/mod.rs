@@ -160,23 +160,27 @@ impl<T: DeviceTransport> BlockDevice<T> {
     }
 
     fn submit(&self, kind: Kind, start: u64, count: u64, buffers: Vec<Block>) -> Request<'_, T> {
-        let (key, mut woken) = {
-            let mut engine = self.engine.borrow_mut();
-            (engine.submit(kind, start, count, buffers), engine.take_woken())
-        };
-        wake_all(&mut woken);
+        let key = self.with(|engine| engine.submit(kind, start, count, buffers));
         Request { device: self, key: Some(key) }
+    }
+
+    /// Runs `action` on the engine, then wakes whom it made ready, with nothing borrowed.
+    fn with<R>(&self, action: impl FnOnce(&mut Engine<T>) -> R) -> R {
+        let (result, mut woken) = {
+            let mut engine = self.engine.borrow_mut();
+            (action(&mut engine), engine.take_woken())
+        };
+        if !woken.is_empty() {
+            wake_all(&mut woken);
+            self.engine.borrow_mut().reuse(woken);
+        }
+        result
     }
 }
 
 impl<T: DeviceTransport> Polled for BlockDevice<T> {
     fn poll(&self) -> bool {
-        let (progress, mut woken) = {
-            let mut engine = self.engine.borrow_mut();
-            (engine.poll(), engine.take_woken())
-        };
-        wake_all(&mut woken);
-        progress
+        self.with(Engine::poll)
     }
 
     fn arm(&self) -> bool {

@@ -102,6 +102,13 @@ impl<T: DeviceTransport> Engine<T> {
         mem::take(&mut self.woken)
     }
 
+    /// Gives back the vector that [`Engine::take_woken`] took, for its memory.
+    pub(super) fn reuse(&mut self, woken: Vec<Waker>) {
+        if self.woken.is_empty() {
+            self.woken = woken;
+        }
+    }
+
     fn port(&mut self, port: usize) -> Option<&mut PortState> {
         match self.slots.get_mut(port) {
             Some(Slot::Port(state)) => Some(state),

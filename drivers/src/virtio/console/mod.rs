@@ -98,7 +98,10 @@ impl<T: DeviceTransport> Console<T> {
             let mut engine = self.engine.borrow_mut();
             (action(&mut engine), engine.take_woken())
         };
-        wake_all(&mut woken);
+        if !woken.is_empty() {
+            wake_all(&mut woken);
+            self.engine.borrow_mut().reuse(woken);
+        }
         result
     }
 }
