@@ -47,7 +47,7 @@ fn long_histories() {
 fn a_pool_that_fills_up() {
     let shape = Shape { write_max: 256, ..Shape::tall() };
     let plan =
-        Plan { members: vec![2048], may_fill: true, length: 120, ..plan("a_pool_that_fills_up", shape) };
+        Plan { members: vec![8192], may_fill: true, length: 120, ..plan("a_pool_that_fills_up", shape) };
     plan.explore(12);
 }
 

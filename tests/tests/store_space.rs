@@ -9,7 +9,7 @@ use datum_tests::story::{Story, told};
 use datum_tests::world::Setup;
 
 fn tight(seed: u64) -> Story {
-    Story::with(&Setup { members: vec![2048], ..Setup::small(seed) }, 1 << 24)
+    Story::with(&Setup { members: vec![8192], ..Setup::small(seed) }, 1 << 24)
 }
 
 /// Writes `length` blocks at a time from `at` on until the pool is full; returns the first block not written.
@@ -23,7 +23,7 @@ fn fill_up(story: &mut Story, mut at: u64, length: u64) -> u64 {
                 return at;
             }
         }
-        assert!(at < 100_000, "a pool of 2,048 blocks never fills");
+        assert!(at < 100_000, "a pool of 8,192 blocks never fills");
     }
 }
 
@@ -36,7 +36,7 @@ fn a_refused_write_leaves_nothing_behind() {
         let end = fill_up(&mut story, end, 1);
         story.world.verify();
         story.world.check();
-        assert!(end > 1200, "{end} of 2048 blocks took data");
+        assert!(end > 3000, "{end} of 8192 blocks took data");
         story.flush();
         story.crash(PowerLoss::Nothing);
         story.end();
@@ -98,7 +98,7 @@ fn administrative_commands_go_on_until_they_too_say_no_space() {
     let mut story = tight(1);
     fill_up(&mut story, 0, 1);
     let mut made = 0;
-    for i in 0..3000 {
+    for i in 0..1000 {
         let point = Action::CreateRefpoint { volume: "v".into(), name: format!("r{i}"), time: 0 };
         match story.world.attempt(point) {
             Ok(_) => made += 1,

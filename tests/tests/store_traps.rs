@@ -259,13 +259,13 @@ fn freed_blocks_are_reused_only_after_a_commit() {
     for policy in PowerLoss::ALL {
         told(3, |seed| {
             // A pool with little room, so that reuse would come soon.
-            let setup = Setup { members: vec![1024], ..Setup::small(seed) };
+            let setup = Setup { members: vec![8192], ..Setup::small(seed) };
             let mut story = Story::with(&setup, 64);
             story.w(0);
             story.flush();
-            for _ in 0..40 {
+            for _ in 0..60 {
                 story.w(0);
-                story.fill(1, 8);
+                story.fill(1, 60);
             }
             story.crash(policy);
             story.end();
@@ -351,7 +351,7 @@ fn commit_beside(story: &mut Story, steps: u64) -> std::rc::Rc<std::cell::Cell<b
 fn the_newest_superblock_on_any_member_wins() {
     for steps in (0..400).step_by(7) {
         told(1, |seed| {
-            let setup = Setup { members: vec![2048, 2048], ..Setup::small(seed) };
+            let setup = Setup { members: vec![4096, 4096], ..Setup::small(seed) };
             let mut story = Story::with(&setup, 64);
             story.fill(0, 64);
             story.flush();
@@ -392,7 +392,7 @@ fn a_record_that_failed_stays_failed() {
 #[test]
 fn reuse_waits_for_reads() {
     told(20, |seed| {
-        let setup = Setup { members: vec![1024], ..Setup::small(seed) };
+        let setup = Setup { members: vec![8192], ..Setup::small(seed) };
         let mut story = Story::with(&setup, 64);
         story.fill(0, 64);
         story.flush();
@@ -420,7 +420,7 @@ fn reuse_waits_for_reads() {
 #[test]
 fn a_full_pool_commits_before_it_refuses() {
     told(5, |seed| {
-        let setup = Setup { members: vec![2048], ..Setup::small(seed) };
+        let setup = Setup { members: vec![8192], ..Setup::small(seed) };
         let mut story = Story::with(&setup, 1 << 20);
         let mut next = 0;
         loop {
@@ -432,9 +432,9 @@ fn a_full_pool_commits_before_it_refuses() {
                     break;
                 }
             }
-            assert!(next < 2048, "a pool of 2,048 blocks took {next} blocks of data");
+            assert!(next < 8192, "a pool of 8,192 blocks took {next} blocks of data");
         }
-        assert!(next > 1000, "only {next} of 2048 blocks took data");
+        assert!(next > 3000, "only {next} of 8192 blocks took data");
         story.trim(0, next / 2);
         story.fill(0, next / 4);
         story.end();

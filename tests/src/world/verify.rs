@@ -107,18 +107,23 @@ impl World {
         clean(&report.unwrap_or_else(fail("scrub the pool")), "scrub");
     }
 
-    /// Waits until background work has come to rest and everything is committed.
+    /// Waits until background work has come to rest and everything is committed: until three commits in a row
+    /// leave as much in use as they found.
     pub fn quiesce(&mut self) {
+        let mut still = 0;
         for _ in 0..64 {
+            let before = self.pool().status();
             self.executor.idle();
             self.act(Action::Commit);
             self.executor.idle();
             let status = self.pool().status();
-            if status.releases_pending == 0 && status.freeing_bytes == 0 {
+            let same = status.allocated_bytes == before.allocated_bytes && status.releases_pending == 0;
+            still = if same { still + 1 } else { 0 };
+            if still == 3 {
                 return;
             }
         }
-        panic!("space is never returned: {:?}", self.pool().status());
+        panic!("the pool never comes to rest: {:?}", self.pool().status());
     }
 
     /// Reads around a range of the live volume and compares.
