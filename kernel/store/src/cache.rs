@@ -105,6 +105,14 @@ impl Cache {
         self.entries[*self.index.get(&address)?].as_mut()
     }
 
+    /// A dirty block counts as allocated in this epoch.
+    pub(crate) fn set_birth(&mut self, address: Address, birth: Epoch) {
+        if let Some(entry) = self.get_mut(address) {
+            assert!(entry.state == State::Dirty && entry.birth <= birth);
+            entry.birth = birth;
+        }
+    }
+
     pub(crate) fn is_dirty(&self, address: Address) -> bool {
         self.index
             .get(&address)

@@ -255,7 +255,8 @@ impl<D: BlockDevice> Checker<'_, D> {
         let mut releases = 0;
         for (&id, version) in &self.versions {
             releases += u64::from(matches!(version.kind, VersionKind::Hidden | VersionKind::Drop));
-            let Some(parent) = version.parent.some() else { continue };
+            let in_tree = version.kind != VersionKind::Drop;
+            let Some(parent) = version.parent.some().filter(|_| in_tree) else { continue };
             *children.entry(parent).or_default() += 1;
             match self.versions.get(&parent) {
                 None => findings.push(format!("version {id} has a parent {parent} that does not exist")),

@@ -48,6 +48,8 @@ pub(crate) struct ActiveRelease {
     pub(crate) drop_job: bool,
     /// The volume whose data blocks a drop job counts.
     pub(crate) volume: ObjectId,
+    /// The head that lost them; after a revert it is not the volume's any more.
+    pub(crate) head: ObjectId,
     pub(crate) walk: Walk,
 }
 

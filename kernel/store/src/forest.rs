@@ -263,7 +263,10 @@ impl Forest {
                 panic!("{} is changed without having been prepared", pointer.address);
             };
             if self.is_mutable(tree, entry) {
-                return (pointer, entry.pending);
+                let pending = entry.pending;
+                // A node is never older than what it holds.
+                self.cache.set_birth(pointer.address, self.epoch);
+                return (Pointer { birth: self.epoch, ..pointer }, pending);
             }
             (entry.block().clone(), entry.pending)
         };

@@ -187,6 +187,9 @@ impl Transaction<'_> {
                 }
                 if let Some(active) = engine.active.as_ref().filter(|active| active.version == id) {
                     version.cursor = BlockIndex(active.walk.cursor);
+                    if active.drop_job {
+                        version.allocated = active.walk.data;
+                    }
                 }
                 self.put(id, &Record::Version(version))?;
             }

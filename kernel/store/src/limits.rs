@@ -34,5 +34,6 @@ pub(crate) const FREED_EXTENTS_MAX: usize = 16_384;
 pub(crate) const WRITE_ATTEMPTS: usize = 4;
 /// Findings a check report lists.
 pub(crate) const FINDINGS_MAX: usize = 100;
-/// Blocks moved into an allocation window at a time (16 MiB).
-pub(crate) const WINDOW_BLOCKS: u64 = 4096;
+/// Blocks moved into an allocation window at a time, at most (16 MiB); fewer in a small pool, where what lies
+/// in one window is missing in the other.
+pub(crate) const WINDOW_BLOCKS_MAX: u64 = 4096;

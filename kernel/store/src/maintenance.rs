@@ -14,7 +14,25 @@ use crate::types::{BlockIndex, ObjectId};
 /// Points a purge takes out in one step.
 const PURGE_BATCH: usize = 16;
 
+/// Checkpoints a finished drop job corrects at most. Those taken even before during the same job keep too
+/// high a count.
+const DISCOUNTED_MAX: usize = 256;
+
 impl Engine {
+    /// Whether blocks that left a volume are still to be counted.
+    pub(crate) fn drops_pending(&mut self, volume: ObjectId) -> Step<bool> {
+        let mut transaction = Transaction::new(self);
+        let mut next = transaction.root()?.ready.first;
+        while let Some(id) = next.some() {
+            let version = transaction.version(id)?;
+            if version.kind == VersionKind::Drop && version.volume == volume {
+                return Ok(true);
+            }
+            next = version.link.next;
+        }
+        Ok(false)
+    }
+
     /// Does one bounded step of background work; false where there is none to do now.
     pub(crate) fn maintain(&mut self) -> Step<bool> {
         self.check_writable()?;
@@ -75,7 +93,8 @@ impl Engine {
         let (version, drop_job) = (active.version, active.drop_job);
         self.active = Some(active);
         if stepped? {
-            self.finish_release(version, drop_job)?;
+            let counted = self.active.as_ref().map_or(0, |active| active.walk.data);
+            self.finish_release(version, drop_job.then_some(counted))?;
             self.active = None;
         }
         self.dirty_aside = true;
@@ -95,6 +114,7 @@ impl Engine {
         self.counters.blocks_released += active.walk.freed - freed;
         if active.drop_job
             && let Some(head) = self.heads.get_mut(&active.volume)
+            && head.version == active.head
         {
             head.allocated -= active.walk.data - data;
             head.dirty = true;
@@ -108,10 +128,12 @@ impl Engine {
         Ok(matches!(record, Some(Record::Volume(v)) if v.head != ObjectId::NONE))
     }
 
-    fn finish_release(&mut self, version: ObjectId, drop_job: bool) -> Step<()> {
+    /// `dropped`: for a drop job, the data blocks it counted.
+    fn finish_release(&mut self, version: ObjectId, dropped: Option<u64>) -> Step<()> {
         let mut transaction = Transaction::new(self);
-        if !drop_job {
-            transaction.leave_tree(version)?;
+        match dropped {
+            Some(data) => transaction.discount(version, data)?,
+            None => transaction.leave_tree(version)?,
         }
         let mut root = transaction.root()?;
         transaction.unlink(Chain::Member, &mut root.ready, version)?;
@@ -149,10 +171,29 @@ fn active_release(version: ObjectId, record: &VersionRecord, bound: Bound) -> Ac
     let mut walk = Walk::new(record.root, Pointer::default(), bound);
     walk.cursor = record.cursor.0;
     walk.count_data = drop_job;
-    ActiveRelease { version, drop_job, volume: record.volume, walk }
+    walk.data = if drop_job { record.allocated } else { 0 };
+    ActiveRelease { version, drop_job, volume: record.volume, head: record.parent, walk }
 }
 
 impl Transaction<'_> {
+    /// Checkpoints taken after a trim, while its drop job had not counted yet, hold fewer blocks than they say.
+    fn discount(&mut self, job: ObjectId, data: u64) -> Step<()> {
+        let job = self.version(job)?;
+        let Some(Record::Version(head)) = self.find_record(job.parent)? else { return Ok(()) };
+        let mut next = head.parent;
+        for _ in 0..DISCOUNTED_MAX {
+            let Some(id) = next.some() else { break };
+            let mut version = self.version(id)?;
+            if version.epoch < job.epoch || version.volume != job.volume {
+                break;
+            }
+            next = version.parent;
+            version.allocated = version.allocated.saturating_sub(data);
+            self.put(id, &Record::Version(version))?;
+        }
+        Ok(())
+    }
+
     /// A released version's child, if any, becomes its parent's.
     fn leave_tree(&mut self, id: ObjectId) -> Step<()> {
         let version = self.version(id)?;

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind};
 use crate::forest::{Step, Stop, slot_of, span};
 use crate::format::journal::Run;
 use crate::format::{Address, NODE_FANOUT, Pointer};
-use crate::limits::{MEMBERS_MAX, WINDOW_BLOCKS};
+use crate::limits::MEMBERS_MAX;
 use crate::space::{CHUNK_BLOCKS, Purpose, Rotor};
 use crate::types::ChangeId;
 
@@ -183,7 +183,7 @@ impl Engine {
         let index = chunk_index(Address::new(member, block));
         let bits = self.forest.content(&self.superblock.map, index)?;
         let end = ((block / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS).min(self.forest.space.members[member]);
-        let (mut at, mut left) = (block, WINDOW_BLOCKS);
+        let (mut at, mut left) = (block, self.forest.space.window_size());
         let mut runs: alloc::vec::Vec<Run> = alloc::vec::Vec::new();
         while at < end && left > 0 {
             let address = Address::new(member, at);

@@ -393,7 +393,10 @@ impl Transaction<'_> {
         head: &Head,
         bound: Bound,
     ) -> Step<()> {
-        let job = VersionRecord { kind: VersionKind::Drop, volume, bound, ..new_head(head.size) };
+        let parent = head.version;
+        let epoch = self.epoch;
+        let job =
+            VersionRecord { kind: VersionKind::Drop, volume, parent, epoch, bound, ..new_head(head.size) };
         self.put_version(id, job)?;
         self.queue_release(id)
     }

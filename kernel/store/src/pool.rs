@@ -358,6 +358,8 @@ impl<D: BlockDevice> Pool<D> {
         timeline: TimelineId,
         time: u64,
     ) -> Result<VolumeInfo> {
+        let source = self.ask(|t| t.named_volume(volume)).await?;
+        self.0.settle_counts(source).await?;
         let body = |t: &mut Transaction<'_>| {
             let (_, checkpoint) = t.named_checkpoint(volume, checkpoint)?;
             Ok(Body::CloneVolume { checkpoint, name: name.clone(), timeline, time })
@@ -378,6 +380,7 @@ impl<D: BlockDevice> Pool<D> {
         progress: &Progress,
     ) -> Result<VolumeInfo> {
         let (id, checkpoint) = self.ask(|t| t.named_checkpoint(volume, checkpoint)).await?;
+        self.0.settle_counts(id).await?;
         self.0.revert(id, checkpoint, progress).await?;
         self.0.changed.notify();
         self.volume(volume).await
@@ -597,11 +600,17 @@ impl<D: BlockDevice> Pool<D> {
 }
 
 fn check_size(size: u64) -> Result<()> {
+    if size > VOLUME_SIZE_MAX {
+        return Err(Error::new(
+            ErrorKind::Limit,
+            format_args!("a volume has at most 64 TiB; {size} bytes are more"),
+        ));
+    }
     let valid =
         (BLOCK_SIZE as u64..=VOLUME_SIZE_MAX).contains(&size) && size.is_multiple_of(BLOCK_SIZE as u64);
     if !valid {
         let message =
-            format_args!("a volume's size is a multiple of 4096 from 4096 bytes to 64 TiB; {size} is not");
+            format_args!("a volume's size must be a multiple of 4096 bytes and not 0; {size} is not");
         return Err(Error::new(ErrorKind::Invalid, message));
     }
     Ok(())

@@ -13,6 +13,7 @@ use crate::gate::Gates;
 use crate::limits::PENDING_BYTES_MAX;
 use crate::space::{Purpose, Urgency};
 use crate::sync::{Changed, Deferred, yield_now};
+use crate::types::ObjectId;
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
@@ -75,7 +76,8 @@ impl<D: BlockDevice> Shell<D> {
         let _guard = self.read_guard();
         let address = pointer.address;
         if !self.loading.borrow_mut().insert(address) {
-            return Ok(self.changed.until(|| !self.loading.borrow().contains(&address)).await);
+            self.changed.until(|| !self.loading.borrow().contains(&address)).await;
+            return Ok(());
         }
         let done = Deferred::new(|| {
             self.loading.borrow_mut().remove(&address);
@@ -171,12 +173,12 @@ impl<D: BlockDevice> Shell<D> {
     /// Stops acknowledging anything, for good: what could not be made durable must not look as if it were.
     pub(crate) fn latch(&self, cause: &Error) -> Error {
         let mut engine = self.engine.borrow_mut();
-        let message = "the pool went read-only after a disk failed; repair the disk and open the pool again";
+        let message = format_args!("the pool went read-only: {}; then open it again", cause.message());
         let mut error = Error::new(ErrorKind::ReadOnly, message);
         for observation in cause.observations() {
             error = error.observed(observation);
         }
-        let error = error.observed(cause.message());
+        let error = error.observed("the pool stopped acknowledging writes");
         engine.failed.get_or_insert_with(|| error.clone());
         drop(engine);
         self.changed.notify();
@@ -239,6 +241,18 @@ impl<D: BlockDevice> Shell<D> {
             || engine.journal.used(engine.superblock.log_blocks) > engine.superblock.log_blocks / 2
             || engine.forest.space.freed_extents() > crate::limits::FREED_EXTENTS_MAX
             || engine.heads.values().filter(|head| head.dirty).count() > crate::limits::DIRTY_HEADS_MAX
+    }
+
+    /// Lets drop jobs of a volume end, so that its checkpoints' block counts can be taken over. Gives up where
+    /// background work gets nowhere: then a count stays too high.
+    pub(crate) async fn settle_counts(&self, volume: ObjectId) -> Result<()> {
+        while self.run(|engine| engine.drops_pending(volume)).await? && self.check_alive().is_ok() {
+            if !self.run(Engine::maintain).await? {
+                break;
+            }
+            yield_now().await;
+        }
+        Ok(())
     }
 
     /// Changes whenever there may be new background work.

@@ -7,7 +7,7 @@
 
 use crate::format::Address;
 use crate::format::journal::Run;
-use crate::limits::MEMBERS_MAX;
+use crate::limits::{MEMBERS_MAX, WINDOW_BLOCKS_MAX};
 use crate::runs::RunSet;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -88,6 +88,11 @@ impl Space {
 
     pub(crate) fn total(&self) -> u64 {
         self.members.iter().sum()
+    }
+
+    /// Blocks moved into a window at a time.
+    pub(crate) fn window_size(&self) -> u64 {
+        (self.total() / 64).min(WINDOW_BLOCKS_MAX)
     }
 
     /// Blocks that can be taken now.

@@ -104,7 +104,8 @@ pub struct VolumeInfo {
     pub timeline: TimelineId,
     /// Size in bytes, a multiple of the block size.
     pub size: u64,
-    /// Bytes of data blocks that the live volume reaches, shared ones included.
+    /// Bytes of data blocks that the live volume reaches, shared ones included. After a trim of more than
+    /// 16 MiB the count follows as background work gets through it.
     pub allocated_bytes: u64,
     /// The change id that writes carry now.
     pub change: ChangeId,
@@ -234,7 +235,7 @@ pub struct PoolStatus {
     pub allocated_bytes: u64,
     /// Bytes that client writes can still take.
     pub available_bytes: u64,
-    /// Bytes freed that a coming commit makes usable.
+    /// Bytes freed and not yet back in the free map. That happens in batches, at the latest when space is short.
     pub freeing_bytes: u64,
     /// Number of the newest durable commit.
     pub commit: u64,

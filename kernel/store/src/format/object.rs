@@ -106,15 +106,17 @@ pub(crate) struct VersionRecord {
     pub(crate) link: Link,
     /// Among the parent's children.
     pub(crate) sibling: Link,
+    /// For a drop job, which is no part of the version tree: the head that the subtrees left.
     pub(crate) parent: ObjectId,
     pub(crate) children: List,
     pub(crate) child_count: u64,
     pub(crate) root: Pointer,
     pub(crate) size: u64,
-    /// Blocks with a later birth are not part of this version. For a head: unused.
+    /// Blocks with a later birth are not part of this version. For a head: unused. For a drop job: when it
+    /// was made.
     pub(crate) epoch: Epoch,
     pub(crate) change: ChangeId,
-    /// Data blocks reachable.
+    /// Data blocks reachable. For a drop job: counted so far.
     pub(crate) allocated: u64,
     pub(crate) created: u64,
     /// How far its release has come.
