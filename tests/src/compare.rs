@@ -43,7 +43,11 @@ fn compare_volume(view: &VolumeView, volume: &Volume, tokens: &[KeptToken]) -> V
     let origin = info.origin.as_ref().map(|(v, c)| (v.as_str().to_string(), c.as_str().to_string()));
     same!(origin, volume.origin, "origin");
     compare_contents(&view.head, &volume.head)?;
-    same!(info.allocated_bytes, volume.head.data_blocks() * 4096, "allocated bytes");
+    // What a large trim cut off leaves the count as its release proceeds; `World::quiesce` wants it exact.
+    let reached = volume.head.data_blocks() * 4096;
+    if info.allocated_bytes < reached {
+        return Err(format!("{} allocated bytes are shown, {reached} are reached", info.allocated_bytes));
+    }
     compare_points(view, volume)?;
     compare_clocks(view, volume, tokens)
 }

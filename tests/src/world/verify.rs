@@ -120,10 +120,20 @@ impl World {
             let same = status.allocated_bytes == before.allocated_bytes && status.releases_pending == 0;
             still = if same { still + 1 } else { 0 };
             if still == 3 {
+                self.verify_counts();
                 return;
             }
         }
         panic!("the pool never comes to rest: {:?}", self.pool().status());
+    }
+
+    /// With nothing left to release, the count of each volume's blocks is exact.
+    fn verify_counts(&mut self) {
+        let pool = self.pool();
+        for info in self.executor.run(observe::all_volumes(&pool, 100)) {
+            let known = self.model.state.volumes[info.name.as_str()].head.data_blocks() * 4096;
+            assert_eq!(info.allocated_bytes, known, "allocated bytes of {} at rest", info.name);
+        }
     }
 
     /// Reads around a range of the live volume and compares.
