@@ -270,7 +270,7 @@ impl SimulatedDisk {
 
 fn surviving_sectors(rng: &mut Rng, survival: u64) -> u8 {
     if rng.chance(20) {
-        return rng.next() as u8;
+        return rng.draw() as u8;
     }
     if rng.chance(survival) { 0xff } else { 0 }
 }
@@ -340,7 +340,7 @@ impl State {
         };
         held.sort_unstable();
         for at in held {
-            let data = Rc::new([self.scramble.next() as u8; BLOCK_SIZE]);
+            let data = Rc::new([self.scramble.draw() as u8; BLOCK_SIZE]);
             self.unflushed.push(Unflushed { request, at, data, completed: None });
         }
     }

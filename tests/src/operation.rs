@@ -95,7 +95,7 @@ pub fn generate(rng: &mut Rng, length: usize) -> Vec<Operation> {
                 hit
             })
             .expect("a ticket lies below the total");
-        Operation { kind: *kind, salt: rng.next() }
+        Operation { kind: *kind, salt: rng.draw() }
     };
     (0..length).map(|_| draw(rng)).collect()
 }
@@ -208,7 +208,7 @@ impl<'a> Chooser<'a> {
         let block = self.position(known.head.size());
         let length = self.rng.between(16, 2048) as usize;
         let offset = self.rng.below((4096 - length) as u64 + 1) as usize;
-        let bytes: Vec<u8> = (0..length).map(|_| self.rng.next() as u8).collect();
+        let bytes: Vec<u8> = (0..length).map(|_| self.rng.draw() as u8).collect();
         let content = contents.compose(known.head.get(block).content, offset, &bytes);
         Some(Action::WritePartial { volume: volume.clone(), block, offset, bytes, content })
     }

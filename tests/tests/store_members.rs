@@ -8,7 +8,7 @@ use datum_tests::perform::{Disk, name};
 use datum_tests::story::Story;
 use datum_tests::world::{Setup, World};
 
-const CONFIG: Config = Config { cache_blocks: 256 };
+const CONFIG: Config = Config { cache_blocks: 256, step_pointers: 64 };
 
 fn setup(members: Vec<u64>) -> Setup {
     Setup { members, ..Setup::small(7) }
@@ -28,7 +28,7 @@ fn two_members(seed: u64) -> (World, Vec<DiskImage>) {
 fn refused(world: &mut World, images: Vec<DiskImage>) -> ErrorKind {
     world.power_off(PowerLoss::Nothing);
     world.power_on(images);
-    let error = world.open().err().expect("these disks must be refused");
+    let error = world.open().expect_err("these disks must be refused");
     assert!(!error.message().is_empty());
     world.executor.idle();
     assert!(world.disks.iter().all(|disk| disk.inner().unflushed() == 0), "a refused disk is left untouched");

@@ -72,7 +72,7 @@ impl World {
         let mut images = self.power_off(policy);
         for steps in reopenings {
             self.power_on(images);
-            self.incarnation = self.rng.next();
+            self.incarnation = self.rng.draw();
             let open = Pool::open(self.disks.clone(), self.incarnation, self.config);
             if let Some(Err(error)) = self.executor.run_for(open, *steps) {
                 panic!("after a power loss the pool does not open: {error} {:?}", error.observations());
