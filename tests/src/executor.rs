@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 /// Steps after which awaited work counts as stuck.
-const STEPS_MAX: u64 = 200_000_000;
+const STEPS_MAX: u64 = 5_000_000;
 
 /// What finishes requests when the executor lets it.
 pub trait Hardware {
