@@ -9,7 +9,9 @@
 
 pub mod commands;
 pub mod control;
+pub mod demo;
 pub mod kernel;
+pub mod nbd;
 pub mod qemu;
 pub mod setup;
 pub mod shell;

@@ -16,6 +16,7 @@ mod build;
 mod ci;
 mod console;
 mod ctl;
+mod demo;
 mod run;
 mod setup;
 mod symbolise;
@@ -42,6 +43,7 @@ macro_rules! commands {
 
 commands! {
     run => Run,
+    demo => Demo,
     console => Console,
     ctl => Ctl,
     build => Build,
