@@ -15,6 +15,8 @@ pub mod model;
 pub mod observe;
 pub mod operation;
 pub mod perform;
+#[cfg(feature = "qemu")]
+pub mod qemu;
 pub mod rng;
 pub mod simulation;
 pub mod story;

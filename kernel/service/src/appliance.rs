@@ -113,7 +113,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             sessions: Sessions::default(),
             started: environment.monotonic_nanoseconds(),
             option: setup.pool,
-            config: Config { cache_blocks: setup.cache_blocks },
+            config: Config::new(setup.cache_blocks),
             pool: RefCell::new(PoolState::Opening),
             creating: Cell::new(false),
             stopping: Cell::new(false),

@@ -294,10 +294,9 @@ impl Engine {
             return Ok(1.0);
         };
         let blocks = (record.size / BLOCK_SIZE as u64).max(1);
-        let cursor = match &self.active {
-            Some(active) if active.version == version => active.walk.cursor,
-            _ => record.cursor.0,
-        };
+        let mut under_way = self.active.iter().chain(&self.dropping);
+        let active = under_way.find(|active| active.version == version);
+        let cursor = active.map_or(record.cursor.0, |active| active.walk.cursor);
         Ok((cursor.min(blocks) as f32 / blocks as f32).min(0.99))
     }
 
@@ -310,7 +309,7 @@ impl Engine {
         }
         let parent_epoch = transaction.epoch_of(version.parent)?;
         let bound = match &self.active {
-            Some(active) if !active.drop_job && active.version == version.parent => Bound {
+            Some(active) if active.version == version.parent => Bound {
                 before: active.walk.bound.before,
                 after: parent_epoch,
                 split: BlockIndex(active.walk.cursor),

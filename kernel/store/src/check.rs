@@ -46,7 +46,7 @@ pub(crate) async fn check<D: BlockDevice>(
         shell.commit_now(false).await?;
     }
     let _guard = shell.read_guard();
-    let superblock = shell.engine.borrow().superblock.clone();
+    let superblock = shell.engine.borrow().durable.clone();
     let mut checker = Checker {
         shell,
         data,

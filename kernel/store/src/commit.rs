@@ -60,6 +60,13 @@ impl<D: BlockDevice> Shell<D> {
         }
     }
 
+    /// A flush or commit that its caller drops half-way has lost track of what is durable.
+    fn latch_if_abandoned(&self) -> Deferred<impl FnOnce() + '_> {
+        Deferred::new(|| {
+            self.latch(&Error::new(ErrorKind::Io, "a flush was given up half-way; report this"));
+        })
+    }
+
     /// Writes one batch of operations as records, each flushed before the next is written.
     async fn write_records(&self) -> Result<()> {
         let (batch, cut, durable) = {
@@ -73,7 +80,9 @@ impl<D: BlockDevice> Shell<D> {
             self.engine.borrow_mut().journal.busy = false;
             self.changed.notify();
         });
+        let abandoned = self.latch_if_abandoned();
         let written = self.write_batch(&batch).await;
+        abandoned.defuse();
         if let Err(error) = written {
             return Err(self.latch(&error));
         }
@@ -159,7 +168,9 @@ impl<D: BlockDevice> Shell<D> {
             self.committing.set(false);
             self.changed.notify();
         });
+        let abandoned = self.latch_if_abandoned();
         let result = self.commit_inner(eager, replayed).await;
+        abandoned.defuse();
         if let Err(error) = &result
             && self.engine.borrow().failed.is_none()
         {
@@ -258,6 +269,7 @@ impl<D: BlockDevice> Shell<D> {
         engine.superblock.map = frozen.superblock.map;
         engine.superblock.next_object = frozen.superblock.next_object;
         engine.superblock.log = log;
+        engine.durable = Superblock { log, ..frozen.superblock };
         engine.journal.committed(log);
         engine.counters.commits += 1;
     }

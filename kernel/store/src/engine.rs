@@ -11,6 +11,7 @@ use crate::format::object::{Bound, Record, VersionKind, VersionRecord};
 use crate::format::superblock::Superblock;
 use crate::format::{Address, Pointer};
 use crate::journal::Journal;
+use crate::pool::Config;
 use crate::release::Walk;
 use crate::space::{Space, Urgency};
 use crate::transaction::Transaction;
@@ -41,14 +42,13 @@ impl Head {
     }
 }
 
-/// The release that is under way.
+/// A release or drop job under way.
 #[derive(Clone, Debug)]
 pub(crate) struct ActiveRelease {
     pub(crate) version: ObjectId,
-    pub(crate) drop_job: bool,
-    /// The volume whose data blocks a drop job counts.
+    /// For a drop job: the volume whose data blocks it counts, and the head that lost them, which after a
+    /// revert is not the volume's any more.
     pub(crate) volume: ObjectId,
-    /// The head that lost them; after a revert it is not the volume's any more.
     pub(crate) head: ObjectId,
     pub(crate) walk: Walk,
 }
@@ -62,7 +62,12 @@ pub(crate) struct Engine {
     pub(crate) next_object: u64,
     /// Versions put since the last freeze: their records may hold a root without its checksum.
     pub(crate) unresolved_roots: BTreeSet<ObjectId>,
+    /// The version being released: one at a time, also across openings.
     pub(crate) active: Option<ActiveRelease>,
+    /// The drop job under way. It looks at nodes that versions share, so no release goes on meanwhile.
+    pub(crate) dropping: Option<ActiveRelease>,
+    /// Pointers a background step looks at.
+    pub(crate) step_pointers: usize,
     /// A revert's new contents that are being built now.
     pub(crate) building: Option<ObjectId>,
     /// Checkpoints that somebody has open.
@@ -71,8 +76,10 @@ pub(crate) struct Engine {
     pub(crate) interval: u64,
     pub(crate) readers: BTreeMap<u64, usize>,
     pub(crate) journal: Journal,
-    /// The newest durable superblock.
+    /// The newest durable superblock, but that the lists of freed extents run ahead with each freeze.
     pub(crate) superblock: Superblock,
+    /// The newest durable superblock as it is on disk.
+    pub(crate) durable: Superblock,
     pub(crate) incarnation: u64,
     /// Why nothing is written any more.
     pub(crate) failed: Option<Error>,
@@ -89,11 +96,11 @@ pub(crate) struct Applied {
 }
 
 impl Engine {
-    pub(crate) fn new(superblock: Superblock, cache_blocks: usize, incarnation: u64) -> Self {
+    pub(crate) fn new(superblock: Superblock, config: Config, incarnation: u64) -> Self {
         let mapped = superblock.map.change.0;
         Self {
             forest: Forest {
-                cache: Cache::new(cache_blocks),
+                cache: Cache::new(config.cache_blocks),
                 space: Space::new(superblock.members.clone(), mapped),
                 sums: crate::format::pointer::Checksummer::new(superblock.pool),
                 epoch: superblock.epoch,
@@ -104,11 +111,14 @@ impl Engine {
             next_object: superblock.next_object,
             unresolved_roots: BTreeSet::new(),
             active: None,
+            dropping: None,
+            step_pointers: config.step_pointers,
             building: None,
             open_versions: BTreeMap::new(),
             interval: 0,
             readers: BTreeMap::new(),
             journal: Journal::new(superblock.log),
+            durable: superblock.clone(),
             superblock,
             incarnation,
             failed: None,
@@ -148,7 +158,7 @@ impl Engine {
     /// Up to which epoch a head's blocks belong to other versions too.
     pub(crate) fn head_bound(&self, head: &Head) -> Bound {
         match &self.active {
-            Some(active) if !active.drop_job && active.version == head.parent => Bound {
+            Some(active) if active.version == head.parent => Bound {
                 before: active.walk.bound.before,
                 after: head.parent_epoch,
                 split: BlockIndex(active.walk.cursor),

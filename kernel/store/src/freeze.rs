@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::forest::{Step, Stop};
 use crate::format::Address;
 use crate::format::journal::Run;
-use crate::format::object::Record;
+use crate::format::object::{Record, VersionKind};
 use crate::format::superblock::Superblock;
 use crate::limits::FREED_EXTENTS_SWEEP;
 use crate::map::{LIST_EXTENTS, chunk_index, list_index};
@@ -39,11 +39,10 @@ impl Engine {
             self.superblock.filling ^= 1;
             self.superblock.sweep_cursor = 0;
         }
-        // Whoever entered before the last of these was freed may still be reading them.
-        let read = self.readers.keys().next().is_some_and(|&oldest| oldest < space.sweeping_freed_in);
-        if read {
+        if self.sweep_blocked() {
             return Vec::new();
         }
+        let space = &self.forest.space;
         let chunks_max = (self.forest.cache.capacity() / 16).max(16);
         let mut chunks = BTreeSet::new();
         let within = |run: &Run| {
@@ -51,6 +50,11 @@ impl Engine {
             chunks.len() <= chunks_max
         };
         space.sweeping.iter().take_while(within).collect()
+    }
+
+    /// Whoever entered before the last of what is being swept was freed may still be reading it.
+    pub(crate) fn sweep_blocked(&self) -> bool {
+        self.readers.keys().next().is_some_and(|&oldest| oldest < self.forest.space.sweeping_freed_in)
     }
 
     /// Freezes everything, or stops with what is missing before anything has changed.
@@ -93,7 +97,7 @@ impl Engine {
         for (&volume, head) in self.heads.iter().filter(|(_, head)| head.dirty) {
             ids.extend([volume, head.version]);
         }
-        ids.extend(self.active.iter().map(|active| active.version));
+        ids.extend(self.active.iter().chain(&self.dropping).map(|active| active.version));
         ids
     }
 
@@ -115,17 +119,17 @@ impl Engine {
             nodes += self.forest.prepare(Tree::Map, &self.map, index, index, true)?;
         }
         let filling = self.superblock.filling;
-        // What the freeze itself frees is listed too: at most a path for each block it moves.
-        let extents = space.fresh.len() as u64 + records + nodes + 4 * (LEVELS as u64 + 1);
-        let used = u64::from(self.superblock.freed_blocks[usize::from(filling)]);
-        let last = used + extents / LIST_EXTENTS as u64 + 2;
-        let (first, last) = (list_index(filling, used.saturating_sub(1)), list_index(filling, last));
-        nodes += self.forest.prepare(Tree::Map, &self.map, first, last, true)?;
         let swept = u64::from(self.superblock.freed_blocks[usize::from(filling ^ 1)]);
         if swept > 0 {
             let (first, last) = (list_index(filling ^ 1, 0), list_index(filling ^ 1, swept - 1));
             nodes += self.forest.prepare(Tree::Map, &self.map, first, last, false)?;
         }
+        // What the freeze itself frees is listed too: what it moves, and the list it clears.
+        let extents = space.fresh.len() as u64 + records + nodes + swept + 4 * (LEVELS as u64 + 1);
+        let used = u64::from(self.superblock.freed_blocks[usize::from(filling)]);
+        let last = used + extents / LIST_EXTENTS as u64 + 2;
+        let (first, last) = (list_index(filling, used.saturating_sub(1)), list_index(filling, last));
+        nodes += self.forest.prepare(Tree::Map, &self.map, first, last, true)?;
         Ok(nodes)
     }
 
@@ -135,7 +139,7 @@ impl Engine {
         for head in self.heads.values_mut() {
             head.root = self.forest.resolve(head.root);
         }
-        if let Some(active) = &mut self.active {
+        for active in self.active.iter_mut().chain(&mut self.dropping) {
             active.walk.old = self.forest.resolve(active.walk.old);
         }
         let mut transaction = Transaction::new(self);
@@ -185,9 +189,10 @@ impl Transaction<'_> {
                 if let Some(head) = engine.heads.get(&version.volume).filter(|head| head.version == id) {
                     (version.root, version.size, version.allocated) = (head.root, head.size, head.allocated);
                 }
-                if let Some(active) = engine.active.as_ref().filter(|active| active.version == id) {
+                let mut under_way = engine.active.iter().chain(&engine.dropping);
+                if let Some(active) = under_way.find(|active| active.version == id) {
                     version.cursor = BlockIndex(active.walk.cursor);
-                    if active.drop_job {
+                    if version.kind == VersionKind::Drop {
                         version.allocated = active.walk.data;
                     }
                 }

@@ -59,6 +59,11 @@ impl Gates {
         self.change(volume, |gate| gate.held -= 1);
     }
 
+    /// Whether a revert holds it.
+    pub(crate) fn is_held(&self, volume: ObjectId) -> bool {
+        self.0.borrow().get(&volume).is_some_and(|gate| gate.held > 0)
+    }
+
     /// Whether requests go straight in.
     pub(crate) fn is_open(&self, volume: ObjectId) -> bool {
         self.0.borrow().get(&volume).is_none_or(|gate| !gate.suspended && gate.held == 0)

@@ -184,6 +184,8 @@ impl<D: BlockDevice> Image<D> {
             return Err(Error::new(ErrorKind::Invalid, "a partial write must lie within one block"));
         }
         let _inside = self.enter().await;
+        // While this lives the block's old address is not reused, so the same address is the same contents.
+        let _guard = self.shell.read_guard();
         loop {
             let Some((old, pointer)) = self.read_inside(block, 1).await?.into_iter().next() else {
                 return Err(beyond_end(block));
@@ -287,7 +289,15 @@ impl<D: BlockDevice> Image<D> {
             blocks = back;
             blocks.extend(rest);
             // The stack is taken from its end, so the retried part comes out first, in order.
-            runs.extend(self.reserve(run.blocks).await?.into_iter().rev());
+            match self.reserve(run.blocks).await {
+                Ok(elsewhere) => runs.extend(elsewhere.into_iter().rev()),
+                Err(error) => {
+                    let space = &mut self.shell.engine.borrow_mut().forest.space;
+                    placed.iter().for_each(|placed| space.unreserve(placed.run));
+                    runs.iter().for_each(|&run| space.unreserve(run));
+                    return Err(error);
+                }
+            }
         }
         Ok(placed)
     }

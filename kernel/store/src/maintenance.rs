@@ -5,7 +5,7 @@ use crate::engine::{ActiveRelease, Engine};
 use crate::forest::Step;
 use crate::format::Pointer;
 use crate::format::object::{Bound, Record, VersionKind, VersionRecord};
-use crate::limits::{FREED_EXTENTS_MAX, STEP_POINTERS};
+use crate::limits::FREED_EXTENTS_MAX;
 use crate::release::Walk;
 use crate::space::Urgency;
 use crate::transaction::{Chain, Transaction};
@@ -14,8 +14,8 @@ use crate::types::{BlockIndex, ObjectId};
 /// Points a purge takes out in one step.
 const PURGE_BATCH: usize = 16;
 
-/// Checkpoints a finished drop job corrects at most. Those taken even before during the same job keep too
-/// high a count.
+/// Checkpoints a drop job corrects at most. Those taken even before during the same job keep too high a
+/// count.
 const DISCOUNTED_MAX: usize = 256;
 
 impl Engine {
@@ -25,7 +25,10 @@ impl Engine {
         let mut next = transaction.root()?.ready.first;
         while let Some(id) = next.some() {
             let version = transaction.version(id)?;
-            if version.kind == VersionKind::Drop && version.volume == volume {
+            if version.kind != VersionKind::Drop {
+                break;
+            }
+            if version.volume == volume {
                 return Ok(true);
             }
             next = version.link.next;
@@ -33,17 +36,18 @@ impl Engine {
         Ok(false)
     }
 
-    /// Does one bounded step of background work; false where there is none to do now.
+    /// Does one bounded step of background work; false where there is none to do now. Drop jobs come first.
     pub(crate) fn maintain(&mut self) -> Step<bool> {
         self.check_writable()?;
         if self.forest.space.freed_extents() > FREED_EXTENTS_MAX {
             return Ok(false);
         }
-        if self.active.is_some() {
-            self.advance_release()?;
+        if self.dropping.is_some() || self.start_drop_job()? {
+            self.advance_drop_job()?;
             return Ok(true);
         }
-        if self.start_release()? {
+        if self.active.is_some() || self.start_release()? {
+            self.advance_release()?;
             return Ok(true);
         }
         self.purge()
@@ -52,6 +56,34 @@ impl Engine {
     /// Whether background work waits, as far as memory tells.
     pub(crate) fn releases_pending(&self) -> Step<u64> {
         Ok(Transaction::new(self).root()?.releases)
+    }
+
+    /// Takes up the release that an earlier opening had begun.
+    pub(crate) fn resume_release(&mut self) -> Step<()> {
+        let mut transaction = Transaction::new(self);
+        let mut next = transaction.root()?.ready.first;
+        while let Some(id) = next.some() {
+            let record = transaction.version(id)?;
+            if record.kind == VersionKind::Hidden && record.cursor > BlockIndex(0) {
+                let parent_epoch = transaction.epoch_of(record.parent)?;
+                self.active = Some(active_release(id, &record, Bound::same(parent_epoch)));
+                return Ok(());
+            }
+            next = record.link.next;
+        }
+        Ok(())
+    }
+
+    fn start_drop_job(&mut self) -> Step<bool> {
+        let mut transaction = Transaction::new(self);
+        let Some(id) = transaction.root()?.ready.first.some() else { return Ok(false) };
+        let record = transaction.version(id)?;
+        if record.kind == VersionKind::Drop {
+            let mut job = active_release(id, &record, record.bound);
+            (job.walk.count_data, job.walk.data) = (true, record.allocated);
+            self.dropping = Some(job);
+        }
+        Ok(self.dropping.is_some())
     }
 
     fn start_release(&mut self) -> Step<bool> {
@@ -64,7 +96,7 @@ impl Engine {
                 Some(child) => transaction.version(child)?.kind == VersionKind::Building,
                 None => false,
             };
-            if !held && !child_is_built {
+            if record.kind == VersionKind::Hidden && !held && !child_is_built {
                 let parent_epoch = transaction.epoch_of(record.parent)?;
                 self.active = Some(active_release(version, &record, Bound::same(parent_epoch)));
                 return Ok(true);
@@ -89,37 +121,61 @@ impl Engine {
 
     fn advance_release(&mut self) -> Step<()> {
         let Some(mut active) = self.active.take() else { return Ok(()) };
-        let stepped = self.release_some(&mut active);
-        let (version, drop_job) = (active.version, active.drop_job);
+        let child = self.only_child_root(active.version);
+        let stepped = child.and_then(|root| {
+            active.walk.new = root;
+            self.step(&mut active.walk)
+        });
+        let version = active.version;
         self.active = Some(active);
         if stepped? {
-            let counted = self.active.as_ref().map_or(0, |active| active.walk.data);
-            self.finish_release(version, drop_job.then_some(counted))?;
+            self.finish(version, |transaction| transaction.leave_tree(version))?;
             self.active = None;
         }
-        self.dirty_aside = true;
         Ok(())
     }
 
-    fn release_some(&mut self, active: &mut ActiveRelease) -> Step<bool> {
-        if active.drop_job {
-            if self.live_volume(active.volume)? {
-                self.load_head(active.volume)?;
-            }
-        } else {
-            active.walk.new = self.only_child_root(active.version)?;
+    fn advance_drop_job(&mut self) -> Step<()> {
+        let Some(mut job) = self.dropping.take() else { return Ok(()) };
+        let counted = self.take_off(&job);
+        let stepped = counted.and_then(|()| {
+            job.walk.data = 0;
+            self.step(&mut job.walk)
+        });
+        let (id, all_taken_off) = (job.version, job.walk.data == 0);
+        self.dropping = Some(job);
+        if stepped? && all_taken_off {
+            self.finish(id, |_| Ok(()))?;
+            self.dropping = None;
         }
-        let (freed, data) = (active.walk.freed, active.walk.data);
-        let stepped = self.forest.release_step(&mut active.walk, STEP_POINTERS);
-        self.counters.blocks_released += active.walk.freed - freed;
-        if active.drop_job
-            && let Some(head) = self.heads.get_mut(&active.volume)
-            && head.version == active.head
+        Ok(())
+    }
+
+    /// Takes what a drop job has counted off its volume, and off the checkpoints taken of it since, at once.
+    fn take_off(&mut self, job: &ActiveRelease) -> Step<()> {
+        if job.walk.data == 0 {
+            return Ok(());
+        }
+        if self.live_volume(job.volume)? {
+            self.load_head(job.volume)?;
+        }
+        let mut transaction = Transaction::new(self);
+        transaction.discount(job.version, job.walk.data)?;
+        transaction.finish(Urgency::Administration)?.apply(self);
+        if let Some(head) = self.heads.get_mut(&job.volume)
+            && head.version == job.head
         {
-            head.allocated -= active.walk.data - data;
+            head.allocated -= job.walk.data;
             head.dirty = true;
         }
-        self.dirty_aside |= active.walk.freed > freed;
+        Ok(())
+    }
+
+    fn step(&mut self, walk: &mut Walk) -> Step<bool> {
+        let freed = walk.freed;
+        let stepped = self.forest.release_step(walk, self.step_pointers);
+        self.counters.blocks_released += walk.freed - freed;
+        self.dirty_aside = true;
         stepped
     }
 
@@ -128,13 +184,10 @@ impl Engine {
         Ok(matches!(record, Some(Record::Volume(v)) if v.head != ObjectId::NONE))
     }
 
-    /// `dropped`: for a drop job, the data blocks it counted.
-    fn finish_release(&mut self, version: ObjectId, dropped: Option<u64>) -> Step<()> {
+    /// Takes a version out of the list of what is ready, and away, after what else its end means.
+    fn finish(&mut self, version: ObjectId, end: impl FnOnce(&mut Transaction<'_>) -> Step<()>) -> Step<()> {
         let mut transaction = Transaction::new(self);
-        match dropped {
-            Some(data) => transaction.discount(version, data)?,
-            None => transaction.leave_tree(version)?,
-        }
+        end(&mut transaction)?;
         let mut root = transaction.root()?;
         transaction.unlink(Chain::Member, &mut root.ready, version)?;
         root.releases -= 1;
@@ -166,17 +219,13 @@ impl Engine {
 }
 
 fn active_release(version: ObjectId, record: &VersionRecord, bound: Bound) -> ActiveRelease {
-    let drop_job = record.kind == VersionKind::Drop;
-    let bound = if drop_job { record.bound } else { bound };
     let mut walk = Walk::new(record.root, Pointer::default(), bound);
     walk.cursor = record.cursor.0;
-    walk.count_data = drop_job;
-    walk.data = if drop_job { record.allocated } else { 0 };
-    ActiveRelease { version, drop_job, volume: record.volume, head: record.parent, walk }
+    ActiveRelease { version, volume: record.volume, head: record.parent, walk }
 }
 
 impl Transaction<'_> {
-    /// Checkpoints taken after a trim, while its drop job had not counted yet, hold fewer blocks than they say.
+    /// Checkpoints taken after a trim, before its drop job had counted, hold fewer blocks than they say.
     fn discount(&mut self, job: ObjectId, data: u64) -> Step<()> {
         let job = self.version(job)?;
         let Some(Record::Version(head)) = self.find_record(job.parent)? else { return Ok(()) };

@@ -157,7 +157,7 @@ pub(crate) async fn create<D: BlockDevice>(
     }
     let members: Vec<u64> = devices.iter().map(|device| device.geometry().blocks).collect();
     let superblock = first_superblock(&new, &members);
-    let engine = Engine::new(superblock.clone(), config.cache_blocks, new.incarnation);
+    let engine = Engine::new(superblock.clone(), config, new.incarnation);
     let shell = Shell::new(devices, engine);
     shell.write_superblocks(&superblock).await?;
     shell.engine.borrow_mut().lay_out(&superblock);
@@ -225,7 +225,7 @@ pub(crate) async fn open<D: BlockDevice>(
     let reads_before = devices.len() as u64 * 4;
     let read_only = devices.iter().find(|device| device.geometry().read_only).map(|d| String::from(d.name()));
     let writable = superblock.writable();
-    let engine = Engine::new(superblock, config.cache_blocks, incarnation);
+    let engine = Engine::new(superblock, config, incarnation);
     let shell = Shell::new(devices, engine);
     shell.engine.borrow_mut().counters.device_reads = reads_before;
     if let Some(disk) = read_only {
@@ -235,10 +235,8 @@ pub(crate) async fn open<D: BlockDevice>(
         let message = "a later version of Datum made this pool; this one can only read it";
         shell.engine.borrow_mut().failed = Some(Error::new(ErrorKind::ReadOnly, message));
     }
-    load_lists(&shell).await?;
-    let loss = replay(&shell).await?;
-    if let Some(loss) = loss {
-        shell.engine.borrow_mut().failed = Some(loss);
+    if let Some(loss) = restore(&shell).await {
+        shell.engine.borrow_mut().failed.get_or_insert(loss);
     }
     if shell.engine.borrow().failed.is_none() {
         let log = {
@@ -259,6 +257,34 @@ pub(crate) async fn open<D: BlockDevice>(
     engine.counters.open_reads = engine.counters.device_reads;
     drop(engine);
     Ok(shell)
+}
+
+/// Brings memory to where the pool stood. Returns what keeps it from being written to, if anything does:
+/// then it is as of what could be restored.
+async fn restore<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Option<Error> {
+    let damaged = |error: Error| {
+        let message = format_args!("the pool was opened read-only: {}", error.message());
+        let observations = error.observations().iter();
+        observations.fold(Error::new(ErrorKind::ReadOnly, message), |e, o| e.observed(o))
+    };
+    if shell.engine.borrow().failed.is_none() {
+        // What an earlier life wrote may still be in the devices' caches, where this one would build on it.
+        (0..shell.devices.len()).for_each(|member| shell.note_written(member));
+        if let Err(error) = shell.flush_members().await {
+            return Some(damaged(error));
+        }
+    }
+    if let Err(error) = load_lists(shell).await {
+        return Some(damaged(error));
+    }
+    // Before the replay: what it overwrites is freed by how far the release had come.
+    if let Err(error) = shell.run(Engine::resume_release).await {
+        return Some(damaged(error));
+    }
+    shell.engine.borrow_mut().forest.space.replaying = true;
+    let loss = replay(shell).await;
+    shell.engine.borrow_mut().forest.space.replaying = false;
+    loss.unwrap_or_else(|error| Some(damaged(error)))
 }
 
 /// Puts the members in order and finds the newest superblock of all.
@@ -432,12 +458,16 @@ impl<D: BlockDevice> Log<'_, D> {
         if block >= ring {
             return Ok(None);
         }
-        let head = self.shell.read_blocks(Address::new(0, first + block), 1).await?;
+        // What cannot be read is no record; what lies beyond tells whether there should be one.
+        let Ok(head) = self.shell.read_blocks(Address::new(0, first + block), 1).await else {
+            return Ok(None);
+        };
         let Some((header, _)) = head.first().and_then(|b| Header::peek(&b[..])) else { return Ok(None) };
         if header.generation != self.generation || block + header.blocks() > ring {
             return Ok(None);
         }
-        let blocks = self.shell.read_blocks(Address::new(0, first + block), header.blocks()).await?;
+        let read = self.shell.read_blocks(Address::new(0, first + block), header.blocks()).await;
+        let Ok(blocks) = read else { return Ok(None) };
         let mut bytes: Vec<u8> = blocks.iter().flat_map(|b| b.iter().copied()).collect();
         Ok(Header::open(&mut bytes, &self.sums))
     }

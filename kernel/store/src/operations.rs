@@ -278,7 +278,11 @@ impl Transaction<'_> {
     pub(crate) fn queue_release(&mut self, version: ObjectId) -> Step<()> {
         let mut root = self.root()?;
         root.releases += 1;
-        if self.version(version)?.child_count <= 1 {
+        let record = self.version(version)?;
+        if record.kind == VersionKind::Drop {
+            // Ahead of every release: those may free nodes that the job looks at.
+            self.prepend(Chain::Member, &mut root.ready, version)?;
+        } else if record.child_count <= 1 {
             self.append(Chain::Member, &mut root.ready, version)?;
         }
         self.set_root(root)
@@ -341,7 +345,10 @@ impl Transaction<'_> {
 
     /// Starts a version in which a revert builds the new contents aside: so far it is the checkpoint.
     pub(crate) fn start_building(&mut self, checkpoint: ObjectId, volume: ObjectId) -> Step<ObjectId> {
-        let source = self.version(checkpoint)?;
+        let source = match self.find_record(checkpoint)? {
+            Some(Record::Version(version)) if version.kind == VersionKind::Checkpoint => version,
+            _ => return fail(ErrorKind::NotFound, "the checkpoint was deleted meanwhile; choose another"),
+        };
         let id = self.draw();
         let building = VersionRecord {
             kind: VersionKind::Building,
@@ -363,6 +370,9 @@ impl Transaction<'_> {
     /// What a revert has built takes the head's place; the old head waits for its release.
     fn swap_head(&mut self, volume: ObjectId, building: ObjectId) -> Step<ObjectId> {
         let old = self.head(volume)?;
+        if self.version(building)?.kind != VersionKind::Building {
+            return fail(ErrorKind::Corrupt, "what a revert has built was taken away; run pool.check");
+        }
         let mut root = self.root()?;
         self.unlink(Chain::Member, &mut root.purging, building)?;
         self.set_root(root)?;

@@ -4,10 +4,10 @@ use crate::check;
 use crate::device::{BLOCK_SIZE, BlockDevice};
 use crate::engine::{Applied, Engine};
 use crate::error::{Error, ErrorKind, Result};
-use crate::forest::Step;
+use crate::forest::{Step, Stop};
 use crate::format::journal::Body;
 use crate::image::Image;
-use crate::limits::{CHECKPOINT_VOLUMES_MAX, VOLUME_SIZE_MAX};
+use crate::limits::{CHECKPOINT_VOLUMES_MAX, STEP_POINTERS, VOLUME_SIZE_MAX};
 use crate::open;
 use crate::shell::Shell;
 use crate::sync::yield_now;
@@ -27,6 +27,15 @@ use core::cell::Cell;
 pub struct Config {
     /// Metadata blocks held in memory, at least 256. A quarter may be dirty before a commit starts.
     pub cache_blocks: usize,
+    /// Pointers a step of background work looks at before others get their turn, at least 1.
+    pub step_pointers: usize,
+}
+
+impl Config {
+    /// The usual steps in this much memory.
+    pub fn new(cache_blocks: usize) -> Self {
+        Self { cache_blocks, step_pointers: STEP_POINTERS }
+    }
 }
 
 /// What a new pool is to be.
@@ -260,6 +269,10 @@ impl<D: BlockDevice> Pool<D> {
             .run(|engine| {
                 engine.check_writable()?;
                 let body = resolve(&mut Transaction::new(engine))?;
+                if body.changed_heads().iter().any(|&volume| self.0.gates.is_held(volume)) {
+                    let message = "the volume is being reverted; try again when that has ended";
+                    return Err(Stop::Failed(Error::new(ErrorKind::InUse, message)));
+                }
                 let operation = engine.operation(body);
                 let applied = engine.apply(&operation)?;
                 engine.journal.push(&operation);

@@ -37,6 +37,16 @@ impl Walk {
     }
 }
 
+impl Walk {
+    /// All up to `end` is done.
+    fn complete(&mut self, end: u64, budget: &mut usize) -> bool {
+        self.cursor = end;
+        // Only what is complete counts, so that the smallest step gets somewhere.
+        *budget = budget.saturating_sub(1);
+        true
+    }
+}
+
 impl Forest {
     /// Goes on with a release for about `budget` pointers; true when it is complete.
     pub(crate) fn release_step(&mut self, walk: &mut Walk, mut budget: usize) -> Step<bool> {
@@ -57,13 +67,11 @@ impl Forest {
         budget: &mut usize,
     ) -> Step<bool> {
         let end = base + span(level);
-        *budget = budget.saturating_sub(1);
         let shared = old.address == new.address;
         // A node is never older than what it holds, so this prunes whole subtrees.
         let older = !walk.count_data && old.birth <= walk.bound.before;
         if old.is_hole() || shared || older {
-            walk.cursor = end;
-            return Ok(true);
+            return Ok(walk.complete(end, budget));
         }
         if level > 0 {
             self.load(old)?;
@@ -90,7 +98,6 @@ impl Forest {
                 self.free_block(old.address);
             }
         }
-        walk.cursor = end;
-        Ok(true)
+        Ok(walk.complete(end, budget))
     }
 }

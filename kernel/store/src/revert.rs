@@ -13,7 +13,6 @@ use crate::forest::{Step, TREE_BLOCKS, slot_of, span};
 use crate::format::journal::Body;
 use crate::format::object::Bound;
 use crate::format::{NODE_FANOUT, Pointer};
-use crate::limits::STEP_POINTERS;
 use crate::pool::Progress;
 use crate::shell::Shell;
 use crate::space::Urgency;
@@ -61,7 +60,7 @@ impl Engine {
             kept: plan.nodes,
         };
         let (from, to) = (walk.head, walk.checkpoint);
-        let stepped = self.build_below(&from, &to, LEVELS, 0, &mut walk, &mut { STEP_POINTERS });
+        let stepped = self.build_below(&from, &to, LEVELS, 0, &mut walk, &mut { self.step_pointers });
         plan.set_version_root(building, walk.built);
         plan.apply(self);
         *cursor = walk.cursor;
@@ -78,7 +77,6 @@ impl Engine {
         budget: &mut usize,
     ) -> Step<bool> {
         let end = base + span(level);
-        *budget = budget.saturating_sub(1);
         if base >= walk.blocks {
             walk.cursor = end;
             return Ok(true);
@@ -94,6 +92,7 @@ impl Engine {
             if !equal {
                 self.put_built(walk, level, base, Pointer { change, ..*checkpoint })?;
             }
+            *budget = budget.saturating_sub(1);
             walk.cursor = end;
             return Ok(true);
         }
@@ -139,17 +138,27 @@ impl<D: BlockDevice> Shell<D> {
             self.gates.release(volume);
             self.changed.notify();
         });
-        self.changed.until(|| self.gates.is_quiet(volume) && self.engine.borrow().building.is_none()).await;
+        self.changed.until(|| self.gates.is_quiet(volume)).await;
         let start = |engine: &mut Engine| {
             engine.check_writable()?;
+            if engine.building.is_some() {
+                return Ok(None);
+            }
+            engine.load_head(volume)?;
             let mut transaction = Transaction::new(engine);
             let building = transaction.start_building(checkpoint, volume)?;
             transaction.finish(Urgency::Administration)?.apply(engine);
             engine.building = Some(building);
             engine.dirty_aside = true;
-            Ok(building)
+            Ok(Some(building))
         };
-        let building = self.run(start).await?;
+        // One revert at a time builds; the others wait for their turn.
+        let building = loop {
+            match self.run(start).await? {
+                Some(building) => break building,
+                None => self.changed.until(|| self.engine.borrow().building.is_none()).await,
+            }
+        };
         let _abandon = Deferred::new(|| {
             let mut engine = self.engine.borrow_mut();
             engine.building = engine.building.filter(|&other| other != building);

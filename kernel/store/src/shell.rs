@@ -21,6 +21,13 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use futures_util::future::join_all;
 
+/// Completed writes of a member, and how many of them a successful flush is known to cover.
+#[derive(Default)]
+struct FlushState {
+    written: Cell<u64>,
+    flushed: Cell<u64>,
+}
+
 /// An open pool, shared by everything that uses it.
 pub(crate) struct Shell<D: BlockDevice> {
     pub(crate) devices: Vec<D>,
@@ -31,12 +38,12 @@ pub(crate) struct Shell<D: BlockDevice> {
     loading: RefCell<BTreeSet<Address>>,
     pub(crate) committing: Cell<bool>,
     pub(crate) commit_wanted: Cell<bool>,
-    /// Members written to since their last flush began, a bit each.
-    pub(crate) unflushed: Cell<u32>,
+    flushes: Vec<FlushState>,
 }
 
 impl<D: BlockDevice> Shell<D> {
     pub(crate) fn new(devices: Vec<D>, engine: Engine) -> Rc<Self> {
+        let flushes = devices.iter().map(|_| FlushState::default()).collect();
         Rc::new(Self {
             devices,
             engine: RefCell::new(engine),
@@ -45,7 +52,7 @@ impl<D: BlockDevice> Shell<D> {
             loading: RefCell::new(BTreeSet::new()),
             committing: Cell::new(false),
             commit_wanted: Cell::new(false),
-            unflushed: Cell::new(0),
+            flushes,
         })
     }
 
@@ -146,7 +153,7 @@ impl<D: BlockDevice> Shell<D> {
         let Ok(device) = self.device(address) else { return (blocks, Err(DeviceError::OutOfRange)) };
         self.engine.borrow_mut().counters.device_writes += 1;
         let outcome = device.write(address.block(), blocks).await;
-        self.unflushed.set(self.unflushed.get() | 1 << address.member());
+        self.note_written(address.member());
         outcome
     }
 
@@ -158,15 +165,25 @@ impl<D: BlockDevice> Shell<D> {
         result.map_err(|e| Error::device(name, &doing, e))
     }
 
-    /// Flushes every member written to since its last flush.
+    /// Something on this member is not known to be durable.
+    pub(crate) fn note_written(&self, member: usize) {
+        if let Some(state) = self.flushes.get(member) {
+            state.written.set(state.written.get() + 1);
+        }
+    }
+
+    /// Flushes every member that has a completed write which no successful flush came after. Somebody
+    /// else's flush that is under way does not count: it may fail, or end too late.
     pub(crate) async fn flush_members(&self) -> Result<()> {
-        let members = self.unflushed.replace(0);
-        let flushes = self.devices.iter().enumerate().filter(|(n, _)| members >> n & 1 == 1).map(
-            async |(_, device)| {
-                self.engine.borrow_mut().counters.device_flushes += 1;
-                device.flush().await.map_err(|e| Error::device(device.name(), "flushing", e))
-            },
-        );
+        let members = self.devices.iter().zip(&self.flushes);
+        let dirty = members.filter(|(_, state)| state.flushed.get() < state.written.get());
+        let flushes = dirty.map(async |(device, state)| {
+            let written = state.written.get();
+            self.engine.borrow_mut().counters.device_flushes += 1;
+            device.flush().await.map_err(|e| Error::device(device.name(), "flushing", e))?;
+            state.flushed.set(state.flushed.get().max(written));
+            Ok(())
+        });
         join_all(flushes).await.into_iter().collect()
     }
 
@@ -199,7 +216,7 @@ impl<D: BlockDevice> Shell<D> {
             if admitted && Box::pin(self.run(|engine| engine.refill_window(purpose))).await? {
                 continue;
             }
-            if urgency == Urgency::Commit {
+            if urgency == Urgency::Commit || self.engine.borrow().forest.space.replaying {
                 let message = "the reserve for commits is used up; open the pool on larger disks";
                 return Err(Error::new(ErrorKind::NoSpace, message));
             }
@@ -224,7 +241,8 @@ impl<D: BlockDevice> Shell<D> {
                 return Ok(());
             }
         }
-        if free() > before || self.engine.borrow().active.is_some() {
+        let under_way = |engine: &Engine| engine.active.is_some() || engine.dropping.is_some();
+        if free() > before || under_way(&self.engine.borrow()) {
             return Ok(());
         }
         let message = "the pool is full; delete or convert checkpoints, trim or delete volumes";
@@ -240,6 +258,7 @@ impl<D: BlockDevice> Shell<D> {
             || engine.journal.pending_bytes() > PENDING_BYTES_MAX
             || engine.journal.used(engine.superblock.log_blocks) > engine.superblock.log_blocks / 2
             || engine.forest.space.freed_extents() > crate::limits::FREED_EXTENTS_MAX
+                && !engine.sweep_blocked()
             || engine.heads.values().filter(|head| head.dirty).count() > crate::limits::DIRTY_HEADS_MAX
     }
 

@@ -63,6 +63,8 @@ pub(crate) struct Space {
     /// Blocks the map shows as allocated.
     pub(crate) mapped: u64,
     reserve: u64,
+    /// A replay takes what it needs, from the reserve too: no commit could make space for it.
+    pub(crate) replaying: bool,
 }
 
 impl Space {
@@ -83,6 +85,7 @@ impl Space {
             mapped,
             // Enough for several commits and a release on the smallest pool, and never a burden on a large one.
             reserve: (total / 16).clamp(512, 32_768),
+            replaying: false,
         }
     }
 
@@ -117,6 +120,7 @@ impl Space {
             Urgency::Administration => self.reserve / 2,
             Urgency::Commit => 0,
         };
+        let kept = if self.replaying { 0 } else { kept };
         self.free() >= kept + blocks
     }
 
@@ -192,18 +196,21 @@ impl Space {
             let one = Run { address: Address(run.address.0 + block), blocks: 1 };
             if !self.taken.contains(one.address) {
                 self.taken.insert(one);
+                self.reserved += 1;
             }
         }
     }
 
     /// A claimed run has become part of a tree.
     pub(crate) fn install_claimed(&mut self, run: Run) {
+        self.reserved -= run.blocks;
         self.allocated.insert(run);
     }
 
     /// Claims of a replay that no tree took up in the end are free again.
     pub(crate) fn drop_claims(&mut self) {
         self.taken.clear();
+        self.reserved = 0;
         let held: Vec<Run> = self.allocated.iter().chain(self.windows.iter().flatten().copied()).collect();
         held.into_iter().for_each(|run| self.taken.insert(run));
     }

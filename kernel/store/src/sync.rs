@@ -52,6 +52,13 @@ impl<F: FnOnce()> Deferred<F> {
     }
 }
 
+impl<F: FnOnce()> Deferred<F> {
+    /// Drops it without running it.
+    pub(crate) fn defuse(mut self) {
+        self.0 = None;
+    }
+}
+
 impl<F: FnOnce()> Drop for Deferred<F> {
     fn drop(&mut self) {
         if let Some(run) = self.0.take() {

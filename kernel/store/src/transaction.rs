@@ -248,6 +248,18 @@ impl<'a> Transaction<'a> {
         self.set_link(chain, id, |link| *link = Link { previous: last, next: ObjectId::NONE })
     }
 
+    /// Adds a record, already put, at the start of a list.
+    pub(crate) fn prepend(&mut self, chain: Chain, list: &mut List, id: ObjectId) -> Step<()> {
+        let first = list.first;
+        if let Some(first) = first.some() {
+            self.set_link(chain, first, |link| link.previous = id)?;
+        } else {
+            list.last = id;
+        }
+        list.first = id;
+        self.set_link(chain, id, |link| *link = Link { previous: ObjectId::NONE, next: first })
+    }
+
     /// Takes a record out of a list.
     pub(crate) fn unlink(&mut self, chain: Chain, list: &mut List, id: ObjectId) -> Step<()> {
         let Link { previous, next } = self.link(chain, id)?;

@@ -173,6 +173,27 @@ pub(crate) enum Body {
     },
 }
 
+impl Body {
+    /// The volumes whose live state an operation takes part in: contents, size, clock or parent.
+    pub(crate) fn changed_heads(&self) -> &[ObjectId] {
+        match self {
+            Self::Write { volume, .. }
+            | Self::Trim { volume, .. }
+            | Self::ResizeVolume { volume, .. }
+            | Self::DeleteVolume { volume }
+            | Self::CreateRefpoint { volume, .. }
+            | Self::Revert { volume, .. } => core::slice::from_ref(volume),
+            Self::Checkpoint { volumes, .. } => volumes,
+            Self::CreateVolume { .. }
+            | Self::RenameVolume { .. }
+            | Self::CloneVolume { .. }
+            | Self::DeleteCheckpoint { .. }
+            | Self::ConvertCheckpoint { .. }
+            | Self::DeleteRefpoint { .. } => &[],
+        }
+    }
+}
+
 impl Operation {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();

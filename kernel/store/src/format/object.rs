@@ -116,7 +116,7 @@ pub(crate) struct VersionRecord {
     /// was made.
     pub(crate) epoch: Epoch,
     pub(crate) change: ChangeId,
-    /// Data blocks reachable. For a drop job: counted so far.
+    /// Data blocks reachable. For a drop job: counted, and not yet taken off the volume's.
     pub(crate) allocated: u64,
     pub(crate) created: u64,
     /// How far its release has come.

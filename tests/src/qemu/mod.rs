@@ -1,0 +1,181 @@
+//! What the tests that boot the kernel are made of: a machine in a directory of its own, unmodified clients
+//! with a time limit, and the questions that every test asks at its end.
+//!
+//! What always holds: at most two machines run at a time, each dies with its test and after [`MACHINE_LIMIT`]
+//! at the latest, and a test that ends well has seen no panic on COM1.
+
+mod history;
+mod slot;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use xtask::control::{Client, ControlError, Refusal};
+use xtask::nbd;
+use xtask::qemu::{Appliance, Disk, Machine, Port};
+use xtask::symbols::BACKTRACE_MARK;
+
+pub use history::{History, Survivors, Write};
+
+/// The longest any start of a machine may live.
+pub const MACHINE_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long a start may take on a busy host.
+pub const HELLO_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a job may take.
+pub const JOB_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Seconds that an unmodified client may take.
+const CLIENT_SECONDS: &str = "60";
+
+/// A directory and the right to run one machine.
+pub struct Stage {
+    directory: TempDir,
+    _slot: slot::Slot,
+}
+
+impl Stage {
+    /// Waits until fewer than two machines run.
+    pub fn wait() -> Stage {
+        let slot = slot::Slot::wait();
+        let directory = tempfile::Builder::new().prefix("datum-test-").tempdir().unwrap();
+        Stage { directory, _slot: slot }
+    }
+
+    /// A q35 of 64 MiB with control, console and one NBD port, no disk, and `pool=auto`. A panic ends it.
+    pub fn machine(&self) -> Machine {
+        let kernel = std::env::var_os("DATUM_KERNEL").map_or_else(xtask::kernel::elf_path, PathBuf::from);
+        Machine::new(kernel, self.path("run"))
+            .memory(64)
+            .limit(MACHINE_LIMIT)
+            .option("pool=auto")
+            .option("panic=exit")
+    }
+
+    /// The machine, with one disk of this size.
+    pub fn with_disk(&self, bytes: u64) -> Machine {
+        self.machine().disk(self.disk("a", bytes))
+    }
+
+    /// A sparse disk that carries its name as its serial.
+    pub fn disk(&self, name: &str, bytes: u64) -> Disk {
+        Disk::file(self.path(name).with_extension("img"), bytes).serial(name)
+    }
+
+    /// A place in the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a file of reproducible bytes.
+    pub fn file(&self, name: &str, bytes: usize, seed: u64) -> PathBuf {
+        let mut rng = crate::rng::Rng::new(seed);
+        let content: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| rng.draw().to_le_bytes()).collect();
+        fs::write(self.path(name), &content[..bytes]).unwrap();
+        self.path(name)
+    }
+}
+
+/// Starts a machine and waits for its greeting.
+pub fn boot(machine: &Machine) -> (Appliance, Client) {
+    let mut appliance = machine.start().unwrap();
+    let control = appliance.wait_for_hello(HELLO_PATIENCE).unwrap();
+    (appliance, control)
+}
+
+/// Has the pool prove itself sound, sees that the machine has not panicked, and that it goes down by itself.
+pub fn finish(appliance: Appliance, mut control: Client) {
+    check(&mut control);
+    end(appliance, control);
+}
+
+/// As [`finish`], where there is no pool to check.
+pub fn end(mut appliance: Appliance, mut control: Client) {
+    control.call("system.shutdown", json!({})).unwrap();
+    let status = appliance.wait_for_end(HELLO_PATIENCE).unwrap();
+    let log = appliance.serial_log();
+    assert!(!log.contains(BACKTRACE_MARK), "the appliance panicked:\n{log}");
+    assert!(status.success(), "QEMU ended with {status}; COM1 said:\n{log}");
+}
+
+/// `pool.check` must find nothing.
+pub fn check(control: &mut Client) {
+    let result = job(control, "pool.check", json!({}));
+    assert_eq!(result["errors"], 0, "{result}");
+}
+
+/// Calls a method that answers with a job, and waits for the job's result.
+pub fn job(control: &mut Client, method: &str, params: Value) -> Value {
+    let answer = call(control, method, params);
+    control.wait_for_job(answer["job"].as_str().unwrap(), JOB_PATIENCE, |_| {}).unwrap()
+}
+
+/// Calls a method that must succeed.
+pub fn call(control: &mut Client, method: &str, params: Value) -> Value {
+    control.call(method, params.clone()).unwrap_or_else(|error| panic!("{method} {params}: {error}"))
+}
+
+/// Calls a method that must be refused; the refusal must be of this kind and say something.
+pub fn refused(control: &mut Client, method: &str, params: Value, kind: &str) -> Refusal {
+    match control.call(method, params.clone()) {
+        Err(ControlError::Refused(refusal)) => {
+            assert_eq!(refusal.kind, kind, "{method} {params}: {refusal}");
+            assert!(refusal.message.len() > 10, "{method} {params}: {refusal}");
+            refusal
+        }
+        other => panic!("{method} {params} must be refused as {kind}: {other:?}"),
+    }
+}
+
+/// Makes a volume.
+pub fn volume(control: &mut Client, name: &str, size: u64) {
+    call(control, "volume.create", json!({ "name": name, "size": size }));
+}
+
+/// Every extent that changed since a mark, all pages.
+pub fn changes(control: &mut Client, volume: &str, since: &str) -> Vec<(u64, u64)> {
+    let mut extents = Vec::new();
+    let mut offset = Some(0);
+    while let Some(from) = offset {
+        let params = json!({ "volume": volume, "since": since, "offset": from });
+        let page = call(control, "changes.query", params);
+        let listed = page["extents"].as_array().unwrap().iter();
+        extents.extend(listed.map(|e| (e["offset"].as_u64().unwrap(), e["length"].as_u64().unwrap())));
+        offset = page["next_offset"].as_u64();
+    }
+    extents
+}
+
+/// A connection of our own NBD client to port 0.
+pub fn nbd(appliance: &Appliance, export: &str) -> nbd::Client {
+    nbd::Client::connect(&appliance.socket(Port::Nbd(0)), export).unwrap()
+}
+
+/// Runs an unmodified client within its time; it must succeed. Returns what it printed.
+pub fn client(program: &str, arguments: &[&str]) -> String {
+    let output = attempt(program, arguments);
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?} ended with {}\n{}{}",
+        output.status,
+        said(&output.stdout),
+        said(&output.stderr)
+    );
+    said(&output.stdout)
+}
+
+/// Runs an unmodified client within its time, however it ends.
+pub fn attempt(program: &str, arguments: &[&str]) -> Output {
+    Command::new("timeout").args(["-k", "1", CLIENT_SECONDS, program]).args(arguments).output().unwrap()
+}
+
+/// Whether two files hold the same bytes.
+pub fn same(a: &Path, b: &Path) -> bool {
+    fs::read(a).unwrap() == fs::read(b).unwrap()
+}
