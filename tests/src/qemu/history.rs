@@ -73,13 +73,20 @@ impl History {
 
     /// Which write each block of a volume shows. Panics on a block that shows none and is not zero.
     pub fn identify(&self, volume: &[u8]) -> Survivors {
-        volume.chunks_exact(BLOCK_BYTES).enumerate().map(|(block, bytes)| self.identify_block(block, bytes)).collect()
+        volume
+            .chunks_exact(BLOCK_BYTES)
+            .enumerate()
+            .map(|(block, bytes)| self.identify_block(block, bytes))
+            .collect()
     }
 
     fn identify_block(&self, block: usize, bytes: &[u8]) -> Option<usize> {
         let first = u64::from_le_bytes(bytes[..8].try_into().unwrap());
         let Some(number) = first.checked_sub(1).map(|number| number as usize) else {
-            assert!(bytes.iter().all(|byte| *byte == 0), "block {block} begins with zeroes and goes on otherwise");
+            assert!(
+                bytes.iter().all(|byte| *byte == 0),
+                "block {block} begins with zeroes and goes on otherwise"
+            );
             return None;
         };
         assert!(number < self.writes.len(), "block {block} shows a write that never was");
