@@ -254,11 +254,16 @@ impl World {
     /// Takes the power away and returns what is on the disks.
     pub fn power_off(&mut self, policy: PowerLoss) -> Vec<DiskImage> {
         let images = self.disks.iter().map(|disk| disk.inner().power_loss(policy, &mut self.rng)).collect();
+        self.forget_machine();
+        self.disks.clear();
+        images
+    }
+
+    /// Ends the machine, whatever it is at.
+    fn forget_machine(&mut self) {
         self.executor.power_off();
         self.images.clear();
         self.pool = None;
-        self.disks.clear();
-        images
     }
 
     /// Gives disks with these contents power; the pool is not opened.

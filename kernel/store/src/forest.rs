@@ -152,6 +152,29 @@ impl Forest {
         self.prepare_below(Tree::Volume, root, LEVELS, 0, base, base, level + 1)
     }
 
+    /// As `prepare` with content, for scattered blocks in ascending order. Nodes they share count once.
+    pub(crate) fn prepare_set(&self, tree: Tree, root: &Pointer, indexes: &[u64]) -> Step<u64> {
+        match indexes.is_empty() {
+            true => Ok(0),
+            false => self.prepare_set_below(tree, root, LEVELS, indexes),
+        }
+    }
+
+    fn prepare_set_below(&self, tree: Tree, pointer: &Pointer, level: usize, indexes: &[u64]) -> Step<u64> {
+        let mut nodes = match pointer.is_hole() {
+            true => 1,
+            false => u64::from(!self.is_mutable(tree, self.load(pointer)?)),
+        };
+        if level == 0 {
+            return Ok(nodes);
+        }
+        for group in indexes.chunk_by(|&a, &b| slot_of(a, level) == slot_of(b, level)) {
+            let child = self.child(pointer, slot_of(group[0], level))?;
+            nodes += self.prepare_set_below(tree, &child, level - 1, group)?;
+        }
+        Ok(nodes)
+    }
+
     #[allow(clippy::too_many_arguments)]
     fn prepare_below(
         &self,

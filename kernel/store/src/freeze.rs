@@ -103,21 +103,16 @@ impl Engine {
 
     fn prepare_records(&self) -> Step<u64> {
         let places: BTreeSet<u64> = self.lagging_records().iter().map(|&id| record_place(id).0.0).collect();
-        let mut nodes = 0;
-        for index in places {
-            nodes += self.forest.prepare(Tree::Objects, &self.objects, index, index, true)?;
-        }
-        Ok(nodes)
+        let places: Vec<u64> = places.into_iter().collect();
+        self.forest.prepare_set(Tree::Objects, &self.objects, &places)
     }
 
     fn prepare_map(&self, sweep: &[Run], records: u64) -> Step<u64> {
         let space = &self.forest.space;
         let runs = space.allocated.iter().chain(space.window_runs()).chain(sweep.iter().copied());
         let chunks: BTreeSet<u64> = runs.map(|run| chunk_index(run.address)).collect();
-        let mut nodes = 0;
-        for &index in &chunks {
-            nodes += self.forest.prepare(Tree::Map, &self.map, index, index, true)?;
-        }
+        let chunks: Vec<u64> = chunks.into_iter().collect();
+        let mut nodes = self.forest.prepare_set(Tree::Map, &self.map, &chunks)?;
         let filling = self.superblock.filling;
         let swept = u64::from(self.superblock.freed_blocks[usize::from(filling ^ 1)]);
         if swept > 0 {

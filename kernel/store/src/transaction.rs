@@ -309,10 +309,8 @@ impl<'a> Transaction<'a> {
 
     /// Makes sure that the change can be applied, and ends the transaction.
     pub(crate) fn finish(self, urgency: Urgency) -> Step<Plan> {
-        let mut nodes = 0;
-        for &BlockIndex(index) in self.blocks.keys() {
-            nodes += self.engine.forest.prepare(Tree::Objects, &self.engine.objects, index, index, true)?;
-        }
+        let indexes: Vec<u64> = self.blocks.keys().map(|index| index.0).collect();
+        let nodes = self.engine.forest.prepare_set(Tree::Objects, &self.engine.objects, &indexes)?;
         self.engine.forest.require(nodes, urgency)?;
         let Self { blocks, heads, next_object, epoch, roots, .. } = self;
         Ok(Plan { blocks, heads, next_object, epoch, roots, nodes })

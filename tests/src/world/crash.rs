@@ -12,6 +12,26 @@ impl World {
     /// Starts `actions`, lets `steps` steps pass, cuts the power under `policy`, and opens the pool again,
     /// failing the power once more after each number of steps in `reopenings`.
     pub fn crash_during(&mut self, actions: Vec<Action>, steps: u64, policy: PowerLoss, reopenings: &[u64]) {
+        let candidates = self.interrupt(actions, steps);
+        if self.trace {
+            eprintln!("  power fails: {policy:?}, again after {reopenings:?}");
+        }
+        self.crash(policy, reopenings, candidates);
+    }
+
+    /// Starts `actions`, lets `steps` steps pass, and starts the machine anew without a power loss: the
+    /// devices' caches hold what they held, and what was under way ends or not.
+    pub fn warm_restart_during(&mut self, actions: Vec<Action>, steps: u64) {
+        let candidates = self.interrupt(actions, steps);
+        self.forget_machine();
+        let disks = self.disks.clone();
+        disks.iter().for_each(|disk| self.executor.attach(Rc::new(disk.inner().clone())));
+        self.open().unwrap_or_else(fail("open the pool after a restart"));
+        self.settle(candidates);
+    }
+
+    /// Starts `actions` and lets `steps` steps pass. Returns the states the pool may stand at if it ends here.
+    fn interrupt(&mut self, actions: Vec<Action>, steps: u64) -> Vec<Candidate> {
         let mut work = Vec::new();
         for action in &actions {
             self.note(action);
@@ -26,7 +46,7 @@ impl World {
             .collect();
         let done: Vec<(Action, Option<_>)> =
             actions.into_iter().zip(replies).filter(|(_, reply)| reply.is_some()).collect();
-        let candidates = match done.len() {
+        match done.len() {
             0 => self.model.candidates(&under_way, self.incarnation),
             1 if under_way.is_empty() => {
                 for (action, reply) in done {
@@ -46,11 +66,7 @@ impl World {
                 all.extend(under_way);
                 self.model.candidates(&all, self.incarnation)
             }
-        };
-        if self.trace {
-            eprintln!("  power fails: {policy:?}, again after {reopenings:?}");
         }
-        self.crash(policy, reopenings, candidates);
     }
 
     /// Cuts the power now.

@@ -1,0 +1,166 @@
+//! Bugs that reading the engine found before any test did, each with its story, so that they stay found.
+
+use datum_store::{ErrorKind, Progress, Result};
+use datum_tests::action::Action;
+use datum_tests::disk::PowerLoss;
+use datum_tests::executor::BoxFuture;
+use datum_tests::perform::name;
+use datum_tests::story::{Story, told};
+use datum_tests::world::Setup;
+
+fn two_members(seed: u64) -> Story {
+    Story::with(&Setup { members: vec![8192, 8192], ..Setup::small(seed) }, 600)
+}
+
+/// A record and its data were written, not flushed, and the machine was reset without a power loss. The next
+/// opening read both from the devices' caches, built a commit on them, and flushed only the members that the
+/// commit itself had written to. A power loss then took the data away from under a durable commit.
+#[test]
+fn what_an_earlier_life_left_in_caches_is_flushed_before_it_is_built_upon() {
+    told(40, |seed| {
+        let mut story = two_members(seed);
+        story.fill(0, 40);
+        story.commit();
+        let write = story.write("v", seed % 40);
+        story.world.warm_restart_during(vec![write, Action::Flush], seed);
+        story.crash(PowerLoss::Nothing);
+        story.world.verify();
+        story.end();
+    });
+}
+
+/// A client's FLUSH ran beside a commit's: the commit had taken note of the member that held the client's
+/// data and was still flushing it, so the client's flush left it out and was acknowledged too early.
+#[test]
+fn a_flush_does_not_count_on_one_that_is_under_way() {
+    told(60, |seed| {
+        let mut story = two_members(seed);
+        story.fill(0, 60);
+        story.commit();
+        let first = story.write("v", 3);
+        let second = story.write("v", 59);
+        story.world.act(first);
+        story.world.act(second);
+        story.world.crash_during(vec![Action::Commit, Action::Flush], 5 + seed, PowerLoss::Any, &[]);
+        story.world.verify();
+        story.end();
+    });
+}
+
+/// Two reverts waited for their turn in one step and both took it; the second made the first look broken
+/// off, and the release of what it had built went on eating the live volume.
+#[test]
+fn reverts_of_two_volumes_at_once_take_turns() {
+    told(20, |seed| {
+        let mut story = Story::new(seed, 600);
+        story.create("u", 600);
+        for volume in ["v", "u"] {
+            for block in [0, 130, 599] {
+                let write = story.write(volume, block);
+                story.world.act(write);
+            }
+        }
+        story.checkpoint("c");
+        let other = Action::CreateCheckpoint { volumes: vec!["u".into()], name: "c".into(), time: 9 };
+        story.world.act(other);
+        for volume in ["v", "u"] {
+            let write = story.write(volume, 130);
+            story.world.act(write);
+        }
+        story.commit();
+        story.world.call(async |pool| pool.drop_cache());
+        let both = ["v", "u"].map(|v| Action::RevertVolume { volume: v.into(), checkpoint: "c".into() });
+        story.world.act_together(both.to_vec(), true);
+        story.end();
+    });
+}
+
+/// A reference point made while a revert was stamping blocks took the change id of those stamped already:
+/// they were missing from what changed since it. Now such commands are told to come back.
+#[test]
+fn nothing_advances_a_volumes_clock_while_it_is_being_reverted() {
+    told(20, |seed| {
+        let mut story = Story::new(seed, 128 * 20);
+        story.fill(0, 128 * 12);
+        story.checkpoint("c");
+        story.fill(0, 128 * 12);
+        let pool = story.world.pool();
+        let progress = Progress::new();
+        let revert = async { pool.revert_volume(&name("v"), &name("c"), &progress).await.map(|_| true) };
+        let point = async {
+            // Let the revert get somewhere first.
+            while progress.fraction() == 0.0 {
+                futures_yield().await;
+            }
+            pool.create_refpoint(&name("v"), &name("r"), 1).await.map(|_| false)
+        };
+        let work: Vec<BoxFuture<'_, Result<bool>>> = vec![Box::pin(revert), Box::pin(point)];
+        let outcomes = story.world.executor.run_all(work);
+        assert_eq!(outcomes[0], Ok(true));
+        assert_eq!(outcomes[1].as_ref().map_err(|error| error.kind()), Err(ErrorKind::InUse));
+    });
+}
+
+async fn futures_yield() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        context.waker().wake_by_ref();
+        if std::mem::replace(&mut yielded, true) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+}
+
+/// A release that had paused lost its place at a restart: what the volume then overwrote before the cursor
+/// was kept for a version that had already been there, and leaked.
+#[test]
+fn a_release_goes_on_where_it_was_after_a_restart() {
+    told(40, |seed| {
+        let mut story = Story::new(seed, 600);
+        story.fill(0, 600);
+        story.checkpoint("c");
+        story.fill(0, 10);
+        story.delete("c");
+        story.step(seed * 7);
+        story.commit();
+        story.crash(PowerLoss::Any);
+        story.fill(0, 300);
+        story.end();
+    });
+}
+
+/// A checkpoint was named for a revert, then deleted while the revert waited: it went on building on a version
+/// whose blocks were being freed.
+#[test]
+fn a_revert_looks_again_whether_its_checkpoint_is_there() {
+    told(30, |seed| {
+        let mut story = Story::new(seed, 600);
+        story.fill(0, 300);
+        story.checkpoint("c");
+        story.fill(100, 300);
+        let pool = story.world.pool();
+        let progress = Progress::new();
+        let revert = async { pool.revert_volume(&name("v"), &name("c"), &progress).await.map(|_| ()) };
+        let delete = async { pool.delete_checkpoint(&name("v"), &name("c")).await.map(|_| ()) };
+        let work: Vec<BoxFuture<'_, Result<()>>> = vec![Box::pin(revert), Box::pin(delete)];
+        let outcomes = story.world.executor.run_all(work);
+        let (revert, delete) = (outcomes[0].clone(), outcomes[1].clone());
+        assert_eq!(delete, Ok(()));
+        let (volume, checkpoint) = ("v".to_string(), "c".to_string());
+        let incarnation = story.world.incarnation();
+        match revert {
+            Ok(()) => {
+                let reverted =
+                    Action::RevertVolume { volume: volume.clone(), checkpoint: checkpoint.clone() };
+                story.world.model.acknowledge(&reverted, incarnation);
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+        }
+        let deleted = Action::DeleteCheckpoint { volume, name: checkpoint };
+        story.world.model.acknowledge(&deleted, incarnation);
+        story.end();
+    });
+}
