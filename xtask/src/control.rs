@@ -20,6 +20,9 @@ pub const REPLY_BYTES_MAX: usize = 64 << 20;
 /// How long [`Client::call`] waits for an answer.
 pub const CALL_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Drops the line so far: no byte of UTF-8.
+const RESYNCHRONISE: u8 = 0xff;
+
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const JOB_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -132,6 +135,8 @@ impl Client {
         let mut lines = Lines { stream, buffer: Vec::new(), searched: 0 };
         loop {
             if let Some(hello) = hello_in(&lines.next(deadline, "greeting")?) {
+                // What the client before left unfinished may still be on its way to the appliance, ahead of us.
+                lines.stream.write_all(&[RESYNCHRONISE])?;
                 return Ok(Client { lines, hello, next_id: 1, events: VecDeque::new() });
             }
         }

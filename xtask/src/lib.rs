@@ -7,6 +7,7 @@
 //! carries results only.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod commands;
 pub mod control;
 pub mod demo;

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::qemu::Port;
 use crate::workspace;
 
+mod bench;
 mod build;
 mod ci;
 mod console;
@@ -48,6 +49,7 @@ commands! {
     ctl => Ctl,
     build => Build,
     test => Test,
+    bench => Bench,
     ci => Ci,
     tidy => Tidy,
     symbolise => Symbolise,

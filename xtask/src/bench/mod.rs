@@ -1,0 +1,128 @@
+//! The appliance's own figures, measured in QEMU from outside: through its ports, its metrics, and the host's
+//! clock. `docs/PERFORMANCE.md` tells how each is measured and what came out.
+//!
+//! What always holds: nothing here is a test, so no figure fails; counts (writes, flushes, node reads) mean the
+//! same on every machine, times only on the machine they were taken on.
+//!
+//! [`start`] times the boot, [`points`] times checkpoints and change queries, [`scale`] loads a small machine,
+//! [`cost`] counts device requests, [`load`] makes blocks; [`report`] prints.
+
+mod cost;
+mod load;
+mod points;
+mod report;
+mod scale;
+mod start;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::control::Client;
+use crate::qemu::{Accelerator, Appliance, Disk, Machine};
+use crate::shell::say;
+pub use report::Report;
+
+const BLOCK: u64 = 4096;
+const TIB: u64 = 1 << 40;
+const GIB: u64 = 1 << 30;
+
+const HELLO_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How much to put into the pool of the scale measurement.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// Scattered blocks.
+    pub blocks: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Reference points.
+    pub refpoints: u64,
+}
+
+impl Scale {
+    /// What the issue of this project asks for.
+    pub const FULL: Scale = Scale { blocks: 1_000_000, checkpoints: 10_000, refpoints: 100_000 };
+    /// A fiftieth of it.
+    pub const SMALL: Scale = Scale { blocks: 20_000, checkpoints: 200, refpoints: 2_000 };
+}
+
+/// One measurement.
+type Measure = fn(&Bench, &mut Report) -> Result<()>;
+
+/// Everything a run of measurements needs.
+pub struct Bench {
+    kernel: PathBuf,
+    accelerator: Accelerator,
+    scale: Scale,
+}
+
+impl Bench {
+    /// Measures this kernel.
+    pub fn new(kernel: PathBuf, accelerator: Accelerator, scale: Scale) -> Bench {
+        Bench { kernel, accelerator: accelerator.resolve(), scale }
+    }
+
+    /// Takes every measurement whose name contains one of `filters`; all where there is none. One that fails is
+    /// reported as such, and the others go on.
+    pub fn run(&self, filters: &[String]) -> Result<Report> {
+        let all: [(&str, Measure); 6] = [
+            ("start", start::hello),
+            ("size", start::size),
+            ("idle", start::idle),
+            ("cost", cost::acknowledged_write),
+            ("points", points::all),
+            ("scale", scale::small_machine),
+        ];
+        let mut report = Report::new(self.accelerator);
+        for (name, measure) in all {
+            if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
+                continue;
+            }
+            say(format!("measuring: {name}"));
+            measure(self, &mut report).with_context(|| format!("the measurement {name} failed"))?;
+        }
+        Ok(report)
+    }
+
+    /// A machine with one sparse disk, and the directory it lives in.
+    fn machine(&self, disk_bytes: u64) -> Result<(TempDir, Machine)> {
+        let directory = tempfile::Builder::new().prefix("datum-bench-").tempdir()?;
+        let machine = Machine::new(&self.kernel, directory.path().join("run"))
+            .accelerator(self.accelerator)
+            .disk(Disk::file(directory.path().join("disk.img"), disk_bytes).serial("disk0"))
+            .option("pool=auto")
+            .option("panic=exit");
+        Ok((directory, machine))
+    }
+}
+
+/// Starts a machine and waits for its greeting.
+fn boot(machine: &Machine) -> Result<(Appliance, Client)> {
+    let mut appliance = machine.start()?;
+    let control = appliance.wait_for_hello(HELLO_PATIENCE)?;
+    Ok((appliance, control))
+}
+
+/// Makes a volume.
+fn volume(control: &mut Client, name: &str, size: u64) -> Result<()> {
+    control.call("volume.create", json!({ "name": name, "size": size }))?;
+    Ok(())
+}
+
+/// Every sample of `system.metrics`, by name.
+fn metrics(control: &mut Client) -> Result<HashMap<String, u64>> {
+    let answer: Value = control.call("system.metrics", json!({}))?;
+    let text = answer["text"].as_str().context("system.metrics has no text")?;
+    let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '));
+    Ok(samples.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
+}
+
+/// A counter's or gauge's value; 0 where the appliance has none of that name.
+fn sample(metrics: &HashMap<String, u64>, name: &str) -> u64 {
+    metrics.get(&format!("datum_{name}")).copied().unwrap_or(0)
+}

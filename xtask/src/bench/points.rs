@@ -1,0 +1,114 @@
+//! Checkpoints on volumes of any size, and the question what changed, on volumes of any size.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::report::milliseconds;
+use super::{BLOCK, Bench, GIB, Report, TIB, boot, load, metrics, sample, volume};
+use crate::control::Client;
+use crate::nbd;
+use crate::qemu::{Machine, Port};
+
+const CHECKPOINTS: usize = 300;
+const CHANGED: u64 = 1_000;
+const QUERIES: usize = 20;
+
+pub(super) fn all(bench: &Bench, report: &mut Report) -> Result<()> {
+    for (name, size) in [("1 GiB", GIB), ("16 TiB", 16 * TIB)] {
+        checkpoints(bench, report, name, size)?;
+    }
+    for (name, size) in [("10 GiB", 10 * GIB), ("10 TiB", 10 * TIB)] {
+        changes(bench, report, name, size)?;
+    }
+    Ok(())
+}
+
+/// `checkpoint.create`, each after one write, so that each has something to hold.
+fn checkpoints(bench: &Bench, report: &mut Report, name: &str, size: u64) -> Result<()> {
+    let (_directory, machine) = bench.machine(8 * GIB)?;
+    let (appliance, mut control) = boot(&machine)?;
+    volume(&mut control, "db", size)?;
+    let mut client = nbd::Client::connect(&appliance.socket(Port::Nbd(0)), "db")?;
+    load::scatter(&mut client, size, 10_000, 0..10_000)?;
+    let mut samples = Vec::new();
+    for number in 0..CHECKPOINTS {
+        client.write(number as u64 * (size / CHECKPOINTS as u64 / BLOCK) * BLOCK, &[7; BLOCK as usize])?;
+        let started = Instant::now();
+        control.call("checkpoint.create", json!({ "volumes": ["db"], "name": format!("c{number}") }))?;
+        samples.push(started.elapsed());
+    }
+    report.latency(&format!("checkpoint.create on {name}"), &mut samples, Some("under 5"));
+    Ok(())
+}
+
+/// `changes.query` with a thousand blocks changed among many, warm and just after a start.
+fn changes(bench: &Bench, report: &mut Report, name: &str, size: u64) -> Result<()> {
+    let (_directory, machine) = bench.machine(16 * GIB)?;
+    let machine = machine.memory(256);
+    let blocks = bench.scale.blocks;
+    let (appliance, mut control) = boot(&machine)?;
+    volume(&mut control, "db", size)?;
+    let mut client = nbd::Client::connect(&appliance.socket(Port::Nbd(0)), "db")?;
+    load::scatter(&mut client, size, blocks, 0..blocks)?;
+    control.call("refpoint.create", json!({ "volume": "db", "name": "mark" }))?;
+    // The same places again, every so many: changed blocks lie among unchanged ones.
+    let step = blocks / CHANGED;
+    for number in 0..CHANGED {
+        let from = number * step;
+        load::scatter_one(&mut client, size, blocks, from)?;
+    }
+    client.flush()?;
+    let what = format!("changes.query, {CHANGED} of {blocks} blocks on {name}");
+    query(&mut control)?;
+    let mut samples = Vec::new();
+    let before = metrics(&mut control)?;
+    for _ in 0..QUERIES {
+        samples.push(query(&mut control)?);
+    }
+    let after = metrics(&mut control)?;
+    report.latency(&format!("{what}, warm"), &mut samples, Some("under 50"));
+    let reads = |key: &str| sample(&after, key) - sample(&before, key);
+    report.add(
+        format!("{what}, warm, node reads"),
+        reads("node_reads_total") as f64 / QUERIES as f64,
+        "blocks",
+        None,
+    );
+    report.add(
+        format!("{what}, warm, node hits"),
+        reads("node_hits_total") as f64 / QUERIES as f64,
+        "blocks",
+        None,
+    );
+    drop((client, control));
+    appliance.shut_down(Duration::from_secs(30))?;
+    cold(&machine, report, &what)
+}
+
+/// The first query after a start.
+fn cold(machine: &Machine, report: &mut Report, what: &str) -> Result<()> {
+    let (_appliance, mut control) = boot(machine)?;
+    let before = metrics(&mut control)?;
+    let took = query(&mut control)?;
+    let reads = sample(&metrics(&mut control)?, "node_reads_total") - sample(&before, "node_reads_total");
+    report.add(format!("{what}, cold"), milliseconds(took), "ms", None);
+    report.add(format!("{what}, cold, node reads"), reads as f64, "blocks", None);
+    Ok(())
+}
+
+/// One query for everything that changed; it must find what was written.
+fn query(control: &mut Client) -> Result<Duration> {
+    let started = Instant::now();
+    let params = json!({ "volume": "db", "since": "mark", "limit": 4096 });
+    let answer = control.call("changes.query", params)?;
+    let took = started.elapsed();
+    anyhow::ensure!(
+        answer["changed_bytes"] == CHANGED * BLOCK,
+        "the query found {} bytes, {} were written",
+        answer["changed_bytes"],
+        CHANGED * BLOCK
+    );
+    Ok(took)
+}
