@@ -71,7 +71,7 @@ async fn dispatch<D: BlockDevice + 'static, E: Environment + 'static>(
         Command::SystemMetrics {} => Ok(appliance.system_metrics()),
         Command::SystemShutdown {} => Ok(appliance.end(crate::environment::Power::Off).await),
         Command::SystemReboot {} => Ok(appliance.end(crate::environment::Power::Reset).await),
-        Command::DeviceList { after, limit } => appliance.device_list(&Window::new(after, limit)),
+        Command::DeviceList { after, limit } => appliance.device_list(&Window::new(after, limit)).await,
         Command::PoolCreate { devices, name } => appliance.pool_create(devices, name.as_ref()).await,
         Command::PoolStatus {} => appliance.pool_status().await,
         Command::PoolCheck {} => appliance.pool_check().await,

@@ -17,7 +17,10 @@ use datum_store::{Error, ErrorKind, Name, Probe};
 use serde_json::{Value, json};
 
 impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
-    pub(super) fn device_list(&self, window: &Window) -> Outcome {
+    pub(super) async fn device_list(&self, window: &Window) -> Outcome {
+        // Until the pool is open or found absent, a disk may not have been looked at, and would pass for a
+        // foreign one. Which of the two it is does not matter here.
+        let _ = self.pool().await;
         let entries = &self.disks.entries;
         let start = match window.after() {
             None => 0,
