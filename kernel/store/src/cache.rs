@@ -140,7 +140,7 @@ impl Cache {
         if self.index.contains_key(&pointer.address) {
             return;
         }
-        // Only here: a tree update must find again what its preparation found.
+        // Here and after a commit, never within a tree update: it must find again what its preparation found.
         while self.index.len() >= self.capacity && self.evict() {}
         self.insert(Entry {
             address: pointer.address,
@@ -191,6 +191,12 @@ impl Cache {
             }
         };
         self.index.insert(address, at);
+    }
+
+    /// Drops clean blocks beyond the capacity. A commit calls it for what it has made clean: where nothing is
+    /// ever read, nothing else would make room.
+    pub(crate) fn trim(&mut self) {
+        while self.index.len() > self.capacity && self.evict() {}
     }
 
     /// Second-chance eviction of one clean block; false where there is none.

@@ -262,6 +262,7 @@ impl<D: BlockDevice> Shell<D> {
         let mut engine = self.engine.borrow_mut();
         let engine = &mut *engine;
         frozen.blocks.iter().for_each(|&address| engine.forest.cache.written(address));
+        engine.forest.cache.trim();
         engine.forest.space.settled();
         engine.superblock.commit = frozen.superblock.commit;
         engine.superblock.epoch = frozen.superblock.epoch;
