@@ -35,7 +35,7 @@ fn a_revert_counts_what_it_changes_and_keeps_what_was_counted() {
     let mut state = state(4);
     write(&mut state, 0, 10);
     checkpoint(&mut state, "c");
-    assert_eq!(changed_since(&state, "c"), []);
+    assert_eq!(changed_since(&state, "c"), [0u64; 0]);
     write(&mut state, 0, 11);
     trim(&mut state, 1, 1);
     revert(&mut state, "c");

@@ -4,7 +4,6 @@
 //! What always holds: at most two machines run at a time, each dies with its test and after [`MACHINE_LIMIT`]
 //! at the latest, and a test that ends well has seen no panic on COM1.
 
-mod history;
 mod slot;
 
 use std::fs;
@@ -19,7 +18,7 @@ use xtask::nbd;
 use xtask::qemu::{Appliance, Disk, Machine, Port};
 use xtask::symbols::BACKTRACE_MARK;
 
-pub use history::{History, Survivors, Write};
+pub use crate::history::{History, Survivors, Write};
 
 /// The longest any start of a machine may live.
 pub const MACHINE_LIMIT: Duration = Duration::from_secs(180);
