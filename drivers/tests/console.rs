@@ -304,6 +304,28 @@ fn a_session_that_is_given_up_waits_for_the_next_client() {
     assert!(ports[1].accept().now_or_never().is_some());
 }
 
+/// A session whose requests wait for something else than the port must still notice that nobody waits for them.
+#[test]
+fn whoever_waits_for_the_end_of_a_session_is_told_of_that_one_only() {
+    let (mut host, console, ports) = Host::start();
+    assert!(ports[1].left().now_or_never().is_some(), "there is no session yet");
+    host.connect(2);
+    assert!(ports[1].accept().now_or_never().is_some());
+    let mut left = Box::pin(ports[1].left());
+    assert!((&mut left).now_or_never().is_none());
+    host.turn(&console);
+    assert!(host.say(2, b"data alone does not end it"));
+    console.poll();
+    assert!((&mut left).now_or_never().is_none());
+    host.disconnect(2);
+    host.connect(2);
+    console.poll();
+    host.turn(&console);
+    assert!(ports[1].accept().now_or_never().is_some(), "the next session is there already");
+    assert!(ports[1].left().now_or_never().is_none());
+    assert!((&mut left).now_or_never().is_some());
+}
+
 #[test]
 fn a_lying_device_ends_every_session() {
     let (mut host, console, ports) = Host::start();

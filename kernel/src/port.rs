@@ -22,6 +22,10 @@ impl<T: DeviceTransport> Port for DevicePort<T> {
         self.0.receive(into).await.map_err(|console::Disconnected| Disconnected)
     }
 
+    fn left(&self) -> impl Future<Output = ()> {
+        self.0.left()
+    }
+
     fn send(&self, message: Vec<Chunk>) -> impl Future<Output = Result<(), Disconnected>> {
         let sent = self.0.send(message.into_iter().map(device_chunk).collect());
         async move { sent.await.map_err(|console::Disconnected| Disconnected) }

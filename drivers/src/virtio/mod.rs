@@ -1,8 +1,8 @@
 //! virtio devices: disks, the multiport console, entropy.
 //!
 //! - [`queue`] is the virtqueue everything runs on, over the shared memory of [`ring`] and [`dma`].
-//! - [`transport`] is what a driver needs of the bus; [`pci`] finds devices and implements it. Tests implement it
-//!   with devices of their own, misbehaving ones among them.
+//! - [`transport`] is what a driver needs of the bus; `pci`, on the appliance only, finds devices and implements
+//!   it. Tests implement it with devices of their own, misbehaving ones among them.
 //! - [`block`], [`console`] and [`entropy`] are the drivers. They are asynchronous and single-threaded, own every
 //!   buffer while a device may touch it, and treat all that a device writes as untrusted.
 //!

@@ -269,6 +269,26 @@ impl<T: DeviceTransport> Engine<T> {
         }
     }
 
+    /// The session there is on a port, as far as the device has told.
+    pub(super) fn session(&self, number: usize) -> Option<u64> {
+        match self.slots.get(number) {
+            Some(Slot::Port(port)) => port.current_session(),
+            _ => None,
+        }
+    }
+
+    /// Waits for the end of a session.
+    pub(super) fn left(&mut self, number: usize, session: u64, context: &Context<'_>) -> Poll<()> {
+        self.look_at_control();
+        match self.port(number) {
+            Some(port) if port.current_session() == Some(session) => {
+                port.wait_for_end(context);
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
     /// Takes a message. False where there is no session to send it in.
     pub(super) fn send(&mut self, number: usize, message: &Rc<Message>) -> bool {
         self.look_at_control();

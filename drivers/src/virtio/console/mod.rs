@@ -25,6 +25,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt;
 use core::future::{Future, poll_fn};
+use core::task::Poll;
 use engine::Engine;
 use message::Message;
 
@@ -149,16 +150,23 @@ impl<T: DeviceTransport> Port<T> {
         poll_fn(|context| self.console.with(|engine| engine.receive(self.number, into, context))).await
     }
 
+    /// Is ready once the client of the session that there is now has left; at once where there is none.
+    pub fn left(&self) -> impl Future<Output = ()> + use<'_, T> {
+        let session = self.console.engine.borrow().session(self.number);
+        poll_fn(move |context| match session {
+            Some(session) => self.console.with(|engine| engine.left(self.number, session, context)),
+            None => Poll::Ready(()),
+        })
+    }
+
     /// Sends one message. It is taken at once, and goes out whole and in order even if the future is dropped;
     /// the future is ready when the device has sent it, or when the client has left.
     pub fn send(&self, message: Vec<Chunk>) -> impl Future<Output = Result<(), Disconnected>> + use<T> {
         let message = Rc::new(Message::new(message));
         let taken = self.console.with(|engine| engine.send(self.number, &message));
         poll_fn(move |context| match taken {
-            true => {
-                message.outcome(context.waker()).map_or(core::task::Poll::Pending, core::task::Poll::Ready)
-            }
-            false => core::task::Poll::Ready(Err(Disconnected)),
+            true => message.outcome(context.waker()).map_or(Poll::Pending, Poll::Ready),
+            false => Poll::Ready(Err(Disconnected)),
         })
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct PortState {
     laid_out: usize,
     pub(super) accepting: Waiters,
     receiving: Waiters,
+    /// Those who wait for the end of the session.
+    staying: Waiters,
 }
 
 impl PortState {
@@ -80,6 +82,7 @@ impl PortState {
             laid_out: 0,
             accepting: Waiters::default(),
             receiving: Waiters::default(),
+            staying: Waiters::default(),
         }
     }
 
@@ -172,6 +175,15 @@ impl PortState {
         self.receiving.register(context);
     }
 
+    /// The session there is; none between two.
+    pub(super) fn current_session(&self) -> Option<u64> {
+        self.in_session.then_some(self.session)
+    }
+
+    pub(super) fn wait_for_end(&mut self, context: &core::task::Context<'_>) {
+        self.staying.register(context);
+    }
+
     /// Starts the next session.
     pub(super) fn begin_session(&mut self) {
         // A device works on one chain at a time: what it still holds of sessions before the last of those that
@@ -245,5 +257,6 @@ impl PortState {
             woken.extend(message.end(Err(Disconnected)));
         }
         self.receiving.wake_into(woken);
+        self.staying.wake_into(woken);
     }
 }

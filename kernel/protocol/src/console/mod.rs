@@ -1,8 +1,9 @@
 //! The console: the command table for people.
 //!
-//! [`Editor`] turns a terminal's bytes into lines, [`parse`] a line into the same [`Command`](crate::control::Command)
-//! the control port has, [`complete`] helps typing it, and [`render`] shows results and errors. All of it works on a raw
-//! serial line: nothing is assumed of the terminal but cursor movement of the VT100.
+//! [`Editor`] turns a terminal's bytes into lines, [`parse`] a line into the same
+//! [`Command`](crate::control::Command) the control port has, [`complete`](fn@complete) helps typing it, and
+//! [`render`](fn@render) shows results and errors. All of it works on a raw serial line: nothing is assumed of the
+//! terminal but cursor movement of the VT100.
 
 mod complete;
 mod editor;
