@@ -26,6 +26,48 @@ fn fail<T>(kind: ErrorKind, message: impl core::fmt::Display) -> Step<T> {
     Err(Stop::Failed(Error::new(kind, message)))
 }
 
+/// A page of a list in the making: a step that misses a block goes on where it stopped.
+pub(crate) struct Listing<T> {
+    pub(crate) items: Vec<T>,
+    limit: usize,
+    /// The member to come, once the list's start was found.
+    next: Option<ObjectId>,
+}
+
+impl<T> Listing<T> {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { items: Vec::new(), limit: limit.min(LIST_MAX), next: None }
+    }
+
+    /// `start` finds the list and the member after which the page begins.
+    fn go_on<'a>(
+        &mut self,
+        transaction: &mut Transaction<'a>,
+        start: impl FnOnce(&mut Transaction<'a>) -> Step<(List, Option<ObjectId>)>,
+        mut describe: impl FnMut(&mut Transaction<'a>, ObjectId) -> Step<T>,
+    ) -> Step<()> {
+        let mut id = match self.next {
+            Some(id) => id,
+            None => match start(transaction)? {
+                (_, Some(after)) => transaction.next(after)?,
+                (list, None) => list.first,
+            },
+        };
+        self.next = Some(id);
+        while id != ObjectId::NONE && self.items.len() < self.limit {
+            // A member that went while the page was being made ends it: what follows is on the next one.
+            if transaction.find_record(id)?.is_none() {
+                break;
+            }
+            let (item, next) = (describe(transaction, id)?, transaction.next(id)?);
+            self.items.push(item);
+            id = next;
+            self.next = Some(id);
+        }
+        Ok(())
+    }
+}
+
 impl Transaction<'_> {
     /// The volume of this name.
     pub(crate) fn named_volume(&mut self, name: &Name) -> Step<ObjectId> {
@@ -70,54 +112,47 @@ impl Transaction<'_> {
         }
     }
 
-    /// A list's members after one of them, or from its start.
-    fn list<T>(
+    /// The volumes after the named one, one after the other.
+    pub(crate) fn list_volumes(
         &mut self,
-        list: List,
-        after: Option<ObjectId>,
-        limit: usize,
-        mut describe: impl FnMut(&mut Self, ObjectId) -> Step<T>,
-    ) -> Step<Vec<T>> {
-        let mut items = Vec::new();
-        let mut id = match after {
-            Some(after) => self.next(after)?,
-            None => list.first,
+        after: Option<&Name>,
+        listing: &mut Listing<VolumeInfo>,
+    ) -> Step<()> {
+        let start = |t: &mut Self| {
+            let after = after.map(|name| t.named_volume(name)).transpose()?;
+            Ok((t.root()?.volumes, after))
         };
-        while id != ObjectId::NONE && items.len() < limit.min(LIST_MAX) {
-            items.push(describe(self, id)?);
-            id = self.next(id)?;
-        }
-        Ok(items)
+        listing.go_on(self, start, Self::volume_info)
     }
 
-    pub(crate) fn list_volumes(&mut self, after: Option<&Name>, limit: usize) -> Step<Vec<VolumeInfo>> {
-        let after = after.map(|name| self.named_volume(name)).transpose()?;
-        let volumes = self.root()?.volumes;
-        self.list(volumes, after, limit, Self::volume_info)
-    }
-
+    /// A volume's checkpoints after the named one.
     pub(crate) fn list_checkpoints(
         &mut self,
         volume: &Name,
         after: Option<&Name>,
-        limit: usize,
-    ) -> Step<Vec<CheckpointInfo>> {
-        let id = self.named_volume(volume)?;
-        let after = after.map(|name| self.named_checkpoint(volume, name)).transpose()?.map(|found| found.1);
-        let checkpoints = self.volume(id)?.checkpoints;
-        self.list(checkpoints, after, limit, Self::checkpoint_info)
+        listing: &mut Listing<CheckpointInfo>,
+    ) -> Step<()> {
+        let start = |t: &mut Self| {
+            let id = t.named_volume(volume)?;
+            let after = after.map(|name| t.named_checkpoint(volume, name)).transpose()?;
+            Ok((t.volume(id)?.checkpoints, after.map(|found| found.1)))
+        };
+        listing.go_on(self, start, Self::checkpoint_info)
     }
 
+    /// A volume's reference points after the named one.
     pub(crate) fn list_refpoints(
         &mut self,
         volume: &Name,
         after: Option<&Name>,
-        limit: usize,
-    ) -> Step<Vec<RefpointInfo>> {
-        let id = self.named_volume(volume)?;
-        let after = after.map(|name| self.named_refpoint(volume, name)).transpose()?;
-        let refpoints = self.volume(id)?.refpoints;
-        self.list(refpoints, after, limit, Self::refpoint_info)
+        listing: &mut Listing<RefpointInfo>,
+    ) -> Step<()> {
+        let start = |t: &mut Self| {
+            let id = t.named_volume(volume)?;
+            let after = after.map(|name| t.named_refpoint(volume, name)).transpose()?;
+            Ok((t.volume(id)?.refpoints, after))
+        };
+        listing.go_on(self, start, Self::refpoint_info)
     }
 
     pub(crate) fn volume_info(&mut self, id: ObjectId) -> Step<VolumeInfo> {

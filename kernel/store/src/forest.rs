@@ -253,7 +253,13 @@ impl Forest {
             };
             edit.set(self, slot, new);
         }
-        edit.finish(self)
+        let empty = tree != Tree::Volume && edit.uniform_hole() == Some(Pointer::default());
+        let node = edit.finish(self);
+        if empty {
+            self.free_block(node.address);
+            return Pointer::default();
+        }
+        node
     }
 
     /// Makes a node (or, at level 0, a metadata content block) changeable and takes it in hand. The node

@@ -8,7 +8,7 @@ use crate::engine::{Engine, Head, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forest::{Forest, LEAF_BLOCKS, Step, Stop};
 use crate::format::journal::{Body, Run};
-use crate::format::pointer::zeroed_block;
+use crate::format::pointer::{pointer_at, zeroed_block};
 use crate::format::{Address, Pointer};
 use crate::limits::{EXTENTS_MAX, REQUEST_BLOCKS_MAX, STEP_POINTERS, WRITE_ATTEMPTS};
 use crate::scan::Scan;
@@ -441,8 +441,13 @@ impl Forest {
         while at < first + count {
             let end = (first + count).min((at / LEAF_BLOCKS + 1) * LEAF_BLOCKS);
             let leaf = self.lookup_leaf(root, at)?;
-            for index in at..end {
-                pointers.push(self.child(&leaf, (index % LEAF_BLOCKS) as usize)?);
+            let slots = (at % LEAF_BLOCKS) as usize..((end - 1) % LEAF_BLOCKS) as usize + 1;
+            match leaf.is_hole() {
+                true => pointers.extend(slots.map(|_| leaf)),
+                false => {
+                    let node = self.load(&leaf)?.block();
+                    pointers.extend(slots.map(|slot| pointer_at(node, slot)));
+                }
             }
             at = end;
         }

@@ -433,7 +433,8 @@ struct Log<'a, D: BlockDevice> {
 impl<D: BlockDevice> Log<'_, D> {
     /// The record expected at a position, and the position after it.
     async fn read(&self, at: LogPosition) -> Result<Option<(LogRecord, LogPosition)>> {
-        // A record that did not fit before the ring's end lies at its start.
+        // A record that did not fit before the ring's end lies at its start. One that cannot be read is not
+        // the log's end: it may have been acknowledged.
         for block in [at.block, 0] {
             if let Some(record) = self.read_at(block).await?
                 && (record.header.sequence, record.header.chain) == (at.sequence, at.chain)
@@ -458,16 +459,12 @@ impl<D: BlockDevice> Log<'_, D> {
         if block >= ring {
             return Ok(None);
         }
-        // What cannot be read is no record; what lies beyond tells whether there should be one.
-        let Ok(head) = self.shell.read_blocks(Address::new(0, first + block), 1).await else {
-            return Ok(None);
-        };
+        let head = self.shell.read_blocks(Address::new(0, first + block), 1).await?;
         let Some((header, _)) = head.first().and_then(|b| Header::peek(&b[..])) else { return Ok(None) };
         if header.generation != self.generation || block + header.blocks() > ring {
             return Ok(None);
         }
-        let read = self.shell.read_blocks(Address::new(0, first + block), header.blocks()).await;
-        let Ok(blocks) = read else { return Ok(None) };
+        let blocks = self.shell.read_blocks(Address::new(0, first + block), header.blocks()).await?;
         let mut bytes: Vec<u8> = blocks.iter().flat_map(|b| b.iter().copied()).collect();
         Ok(Header::open(&mut bytes, &self.sums))
     }
@@ -476,7 +473,8 @@ impl<D: BlockDevice> Log<'_, D> {
     async fn damage_beyond(&self, at: LogPosition) -> Result<Option<Error>> {
         let near = at.block..at.block + RECORD_BLOCKS_MAX + 1;
         for block in near.chain(0..RECORD_BLOCKS_MAX + 1) {
-            let Some(record) = self.read_at(block).await? else { continue };
+            // Beyond the end only what can be read proves anything.
+            let Ok(Some(record)) = self.read_at(block).await else { continue };
             if record.header.sequence > at.sequence {
                 let message =
                     "a record of the intent log is damaged; the pool was opened as of the record before";

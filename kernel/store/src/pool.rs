@@ -1,5 +1,6 @@
 //! The store's interface: an open pool. Resolves names, runs operations, and makes them durable.
 
+use crate::catalog::Listing;
 use crate::check;
 use crate::device::{BLOCK_SIZE, BlockDevice};
 use crate::engine::{Applied, Engine};
@@ -310,7 +311,9 @@ impl<D: BlockDevice> Pool<D> {
     /// # Errors
     /// See [`Pool`].
     pub async fn volumes(&self, after: Option<&Name>, limit: usize) -> Result<Vec<VolumeInfo>> {
-        let mut infos = self.ask(|t| t.list_volumes(after, limit)).await?;
+        let mut listing = Listing::new(limit);
+        self.ask(|t| t.list_volumes(after, &mut listing)).await?;
+        let mut infos = listing.items;
         infos.iter_mut().for_each(|info| info.suspended = self.0.gates.is_suspended(info.id));
         Ok(infos)
     }
@@ -465,7 +468,9 @@ impl<D: BlockDevice> Pool<D> {
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<CheckpointInfo>> {
-        self.ask(|t| t.list_checkpoints(volume, after, limit)).await
+        let mut listing = Listing::new(limit);
+        self.ask(|t| t.list_checkpoints(volume, after, &mut listing)).await?;
+        Ok(listing.items)
     }
 
     /// One checkpoint.
@@ -548,7 +553,9 @@ impl<D: BlockDevice> Pool<D> {
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<RefpointInfo>> {
-        self.ask(|t| t.list_refpoints(volume, after, limit)).await
+        let mut listing = Listing::new(limit);
+        self.ask(|t| t.list_refpoints(volume, after, &mut listing)).await?;
+        Ok(listing.items)
     }
 
     /// One reference point.

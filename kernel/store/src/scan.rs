@@ -3,6 +3,7 @@
 
 use crate::cache::LEVELS;
 use crate::forest::{Forest, Step, slot_of, span};
+use crate::format::pointer::pointer_at;
 use crate::format::{NODE_FANOUT, Pointer};
 use crate::types::{BlockIndex, Content, Extent, View};
 use alloc::vec::Vec;
@@ -87,9 +88,11 @@ impl Forest {
         if let Some(extent) = scan.classify(pointer, level) {
             return Ok(scan.add(extent, base + span(level)));
         }
+        // What cannot be uniform is no hole: the node is looked up once for all its pointers.
+        let node = self.load(pointer)?.block();
         let from = if scan.at > base { slot_of(scan.at, level) } else { 0 };
         for slot in from..NODE_FANOUT {
-            let child = self.child(pointer, slot)?;
+            let child = pointer_at(node, slot);
             if !self.scan_below(&child, level - 1, base + slot as u64 * span(level - 1), scan, budget)? {
                 return Ok(false);
             }
