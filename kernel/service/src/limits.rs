@@ -23,8 +23,9 @@ pub const EXPORTS_LISTED_MAX: usize = 4096;
 /// Items in a list reply where the request does not say.
 pub const LIST_DEFAULT: usize = 100;
 
-/// Most items in a list reply.
-pub const LIST_MAX: usize = 1000;
+/// Most items in a list reply. The store is asked for one more, to learn whether there is a next page.
+pub const LIST_MAX: usize = 500;
+const _: () = assert!(LIST_MAX < datum_store::limits::LIST_MAX);
 
 /// Extents in a `changes.query` or `allocated.query` reply where the request does not say.
 pub const EXTENTS_DEFAULT: usize = 1000;
