@@ -11,6 +11,7 @@ pub mod content;
 pub mod disk;
 pub mod executor;
 pub mod fault;
+pub mod held;
 pub mod history;
 pub mod model;
 pub mod observe;

@@ -6,46 +6,6 @@ use datum_tests::disk::PowerLoss;
 use datum_tests::executor::BoxFuture;
 use datum_tests::perform::name;
 use datum_tests::story::{Story, told};
-use datum_tests::world::Setup;
-
-fn two_members(seed: u64) -> Story {
-    Story::with(&Setup { members: vec![8192, 8192], ..Setup::small(seed) }, 600)
-}
-
-/// A record and its data were written, not flushed, and the machine was reset without a power loss. The next
-/// opening read both from the devices' caches, built a commit on them, and flushed only the members that the
-/// commit itself had written to. A power loss then took the data away from under a durable commit.
-#[test]
-fn what_an_earlier_life_left_in_caches_is_flushed_before_it_is_built_upon() {
-    told(40, |seed| {
-        let mut story = two_members(seed);
-        story.fill(0, 40);
-        story.commit();
-        let write = story.write("v", seed % 40);
-        story.world.warm_restart_during(vec![write, Action::Flush], seed);
-        story.crash(PowerLoss::Nothing);
-        story.world.verify();
-        story.end();
-    });
-}
-
-/// A client's FLUSH ran beside a commit's: the commit had taken note of the member that held the client's
-/// data and was still flushing it, so the client's flush left it out and was acknowledged too early.
-#[test]
-fn a_flush_does_not_count_on_one_that_is_under_way() {
-    told(60, |seed| {
-        let mut story = two_members(seed);
-        story.fill(0, 60);
-        story.commit();
-        let first = story.write("v", 3);
-        let second = story.write("v", 59);
-        story.world.act(first);
-        story.world.act(second);
-        story.world.crash_during(vec![Action::Commit, Action::Flush], 5 + seed, PowerLoss::Any, &[]);
-        story.world.verify();
-        story.end();
-    });
-}
 
 /// Two reverts waited for their turn in one step and both took it; the second made the first look broken
 /// off, and the release of what it had built went on eating the live volume.

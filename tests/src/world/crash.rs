@@ -19,17 +19,6 @@ impl World {
         self.crash(policy, reopenings, candidates);
     }
 
-    /// Starts `actions`, lets `steps` steps pass, and starts the machine anew without a power loss: the
-    /// devices' caches hold what they held, and what was under way ends or not.
-    pub fn warm_restart_during(&mut self, actions: Vec<Action>, steps: u64) {
-        let candidates = self.interrupt(actions, steps);
-        self.forget_machine();
-        let disks = self.disks.clone();
-        disks.iter().for_each(|disk| self.executor.attach(Rc::new(disk.inner().clone())));
-        self.open().unwrap_or_else(fail("open the pool after a restart"));
-        self.settle(candidates);
-    }
-
     /// Starts `actions` and lets `steps` steps pass. Returns the states the pool may stand at if it ends here.
     fn interrupt(&mut self, actions: Vec<Action>, steps: u64) -> Vec<Candidate> {
         let mut work = Vec::new();
