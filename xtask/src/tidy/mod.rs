@@ -2,9 +2,10 @@
 //!
 //! [`rooms`] holds the table of packages and who may import whom; [`source`] reads a file the way the rules
 //! need it; [`rules`] are the rules on single files; [`modules`] follows the module tree, so that no file is
-//! dead; [`dependencies`] reads deny.toml.
+//! dead; [`dependencies`] reads deny.toml; [`documents`] sees that the pages are there and lead somewhere.
 
 mod dependencies;
+mod documents;
 mod modules;
 mod rooms;
 mod rules;
@@ -82,6 +83,7 @@ pub fn check() -> Result<Report> {
     let policy = workspace::root().join("deny.toml");
     dependencies::check(&metadata, &policy, &mut report)
         .with_context(|| format!("in {}", policy.display()))?;
+    documents::check(workspace::root(), &mut report)?;
     Ok(report)
 }
 
