@@ -1,7 +1,7 @@
 //! What may be acknowledged while a member's flush is still under way, and what a later life may build on.
-//! Both stories were found by arguing the crash points one by one; no random run had met them.
+//! The stories were found by arguing the crash points one by one; no random run had met them.
 
-use datum_store::{BlockIndex, Config, Image, NewPool, Pool, TimelineId};
+use datum_store::{BlockIndex, Config, ErrorKind, Image, NewPool, Pool, Progress, TimelineId};
 use datum_tests::held::{HeldDisk, finish, poll_for};
 use datum_tests::perform::name;
 use std::pin::pin;
@@ -75,4 +75,31 @@ fn what_an_earlier_life_left_in_caches_is_flushed_before_it_is_built_upon() {
     let image = open(&pool);
     let unreadable = (0..WRITTEN).filter(|&at| finish(image.read(BlockIndex(at), 1)).is_err()).count();
     assert_eq!(unreadable, 0);
+}
+
+/// A revert had found its checkpoint by name and waited for a request on the volume to end. Meanwhile the
+/// checkpoint was deleted and its release began; the revert went on building on blocks that were freed.
+#[test]
+fn a_revert_looks_again_whether_its_checkpoint_is_there() {
+    let (_disks, pool) = two_members();
+    let image = open(&pool);
+    fill(&image);
+    let (volume, checkpoint) = (name("v"), name("c"));
+    finish(pool.create_checkpoint(std::slice::from_ref(&volume), &checkpoint, 0)).expect("a checkpoint");
+    fill(&image);
+    let mut request = pin!(image.write(BlockIndex(3000), vec![Box::new([3; 4096])]));
+    assert!(poll_for(request.as_mut(), 1).is_none());
+    let progress = Progress::new();
+    let mut revert = pin!(pool.revert_volume(&volume, &checkpoint, &progress));
+    assert!(poll_for(revert.as_mut(), 50).is_none(), "the revert waits for the request");
+    finish(pool.delete_checkpoint(&volume, &checkpoint)).expect("deleted");
+    let some_background = |polls| poll_for(pin!(pool.background()), polls);
+    some_background(3);
+    poll_for(request.as_mut(), 1000).expect("the request ends").expect("well");
+    some_background(3);
+    let reverted = poll_for(revert.as_mut(), 1_000_000).expect("the revert ends");
+    assert_eq!(reverted.map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+    some_background(10_000);
+    let report = finish(pool.scrub(&Progress::new())).expect("a scrub");
+    assert_eq!(report.errors, 0, "{:?}", report.findings);
 }

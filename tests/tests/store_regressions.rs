@@ -91,36 +91,3 @@ fn a_release_goes_on_where_it_was_after_a_restart() {
         story.end();
     });
 }
-
-/// A checkpoint was named for a revert, then deleted while the revert waited: it went on building on a version
-/// whose blocks were being freed.
-#[test]
-fn a_revert_looks_again_whether_its_checkpoint_is_there() {
-    told(30, |seed| {
-        let mut story = Story::new(seed, 600);
-        story.fill(0, 300);
-        story.checkpoint("c");
-        story.fill(100, 300);
-        let pool = story.world.pool();
-        let progress = Progress::new();
-        let revert = async { pool.revert_volume(&name("v"), &name("c"), &progress).await.map(|_| ()) };
-        let delete = async { pool.delete_checkpoint(&name("v"), &name("c")).await.map(|_| ()) };
-        let work: Vec<BoxFuture<'_, Result<()>>> = vec![Box::pin(revert), Box::pin(delete)];
-        let outcomes = story.world.executor.run_all(work);
-        let (revert, delete) = (outcomes[0].clone(), outcomes[1].clone());
-        assert_eq!(delete, Ok(()));
-        let (volume, checkpoint) = ("v".to_string(), "c".to_string());
-        let incarnation = story.world.incarnation();
-        match revert {
-            Ok(()) => {
-                let reverted =
-                    Action::RevertVolume { volume: volume.clone(), checkpoint: checkpoint.clone() };
-                story.world.model.acknowledge(&reverted, incarnation);
-            }
-            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
-        }
-        let deleted = Action::DeleteCheckpoint { volume, name: checkpoint };
-        story.world.model.acknowledge(&deleted, incarnation);
-        story.end();
-    });
-}

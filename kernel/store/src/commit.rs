@@ -21,6 +21,9 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 /// Device writes a commit has under way at a time.
 const COMMIT_WRITES: usize = 8;
+/// Shortest run worth a discard (64 KiB), and how many a commit asks for at most.
+const DISCARD_BLOCKS_MIN: u64 = 16;
+const DISCARDS_MAX: usize = 256;
 
 /// The four places of a superblock on a member: both slots at both ends.
 pub(crate) fn superblock_places(blocks: u64) -> [u64; 4] {
@@ -213,15 +216,19 @@ impl<D: BlockDevice> Shell<D> {
         Ok(())
     }
 
-    /// Tells the devices of space that the coming freeze frees. A refusal costs nothing.
+    /// Tells the devices of space that the coming freeze frees. Short runs are soon written again and not
+    /// worth a request each. A refusal costs nothing.
     async fn discard(&self, sweep: &[crate::format::journal::Run]) {
-        for run in sweep {
-            let Some(device) = self.devices.get(run.address.member()) else { continue };
+        let worth = sweep.iter().filter(|run| run.blocks >= DISCARD_BLOCKS_MIN).take(DISCARDS_MAX);
+        let requests = worth.map(async |run| {
+            let Some(device) = self.devices.get(run.address.member()) else { return };
             if device.geometry().discard {
                 self.engine.borrow_mut().counters.device_discards += 1;
                 let _refused_is_fine = device.discard(run.address.block(), run.blocks).await;
             }
-        }
+        });
+        let requests: Vec<_> = requests.collect();
+        stream::iter(requests).buffer_unordered(COMMIT_WRITES).collect::<()>().await;
     }
 
     async fn write_frozen(&self, frozen: &Frozen) -> Result<()> {

@@ -110,8 +110,15 @@ impl Engine {
     fn prepare_map(&self, sweep: &[Run], records: u64) -> Step<u64> {
         let space = &self.forest.space;
         let runs = space.allocated.iter().chain(space.window_runs()).chain(sweep.iter().copied());
-        let chunks: BTreeSet<u64> = runs.map(|run| chunk_index(run.address)).collect();
-        let chunks: Vec<u64> = chunks.into_iter().collect();
+        // Runs come in long sorted stretches, most of them of the chunk before.
+        let mut chunks: Vec<u64> = Vec::new();
+        for chunk in runs.map(|run| chunk_index(run.address)) {
+            if chunks.last() != Some(&chunk) {
+                chunks.push(chunk);
+            }
+        }
+        chunks.sort_unstable();
+        chunks.dedup();
         let mut nodes = self.forest.prepare_set(Tree::Map, &self.map, &chunks)?;
         let filling = self.superblock.filling;
         let swept = u64::from(self.superblock.freed_blocks[usize::from(filling ^ 1)]);
