@@ -4,7 +4,7 @@ use crate::device::BLOCK_SIZE;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
 use crate::forest::{Step, Stop, TREE_BLOCKS};
-use crate::format::object::{Bound, List, Record, VersionKind};
+use crate::format::object::{List, Record, VersionKind};
 use crate::format::pointer::pointer_at;
 use crate::limits::{LIST_MAX, STEP_POINTERS};
 use crate::names::Key;
@@ -12,9 +12,7 @@ use crate::pool::Since;
 use crate::release::Walk;
 use crate::token::Token;
 use crate::transaction::Transaction;
-use crate::types::{
-    BlockIndex, ChangeId, CheckpointInfo, CheckpointState, Name, ObjectId, RefpointInfo, VolumeInfo,
-};
+use crate::types::{ChangeId, CheckpointInfo, CheckpointState, Name, ObjectId, RefpointInfo, VolumeInfo};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -343,14 +341,7 @@ impl Engine {
             return Ok(None);
         }
         let parent_epoch = transaction.epoch_of(version.parent)?;
-        let bound = match &self.active {
-            Some(active) if active.version == version.parent => Bound {
-                before: active.walk.bound.before,
-                after: parent_epoch,
-                split: BlockIndex(active.walk.cursor),
-            },
-            _ => Bound::same(parent_epoch),
-        };
+        let bound = self.bound_below(version.parent, parent_epoch);
         let new = self.only_child_root(id)?;
         Ok(Some(Walk { dry: true, ..Walk::new(version.root, new, bound) }))
     }

@@ -155,15 +155,16 @@ impl Engine {
         Ok(head)
     }
 
-    /// Up to which epoch a head's blocks belong to other versions too.
-    pub(crate) fn head_bound(&self, head: &Head) -> Bound {
+    /// Up to which epoch the blocks of a child of `parent` belong to other versions too. While the parent is
+    /// being released, what the release has passed belongs to the grandparent at most.
+    pub(crate) fn bound_below(&self, parent: ObjectId, parent_epoch: Epoch) -> Bound {
         match &self.active {
-            Some(active) if active.version == head.parent => Bound {
+            Some(active) if active.version == parent => Bound {
                 before: active.walk.bound.before,
-                after: head.parent_epoch,
+                after: parent_epoch,
                 split: BlockIndex(active.walk.cursor),
             },
-            _ => Bound::same(head.parent_epoch),
+            _ => Bound::same(parent_epoch),
         }
     }
 
@@ -204,7 +205,7 @@ impl Engine {
         let nodes = self.forest.prepare(Tree::Volume, &head.root, first.0, last, false)?;
         self.forest.require(nodes, Urgency::Administration)?;
         self.begin(operation);
-        let (bound, change) = (self.head_bound(&head), head.clock);
+        let (bound, change) = (self.bound_below(head.parent, head.parent_epoch), head.clock);
         let mut blocks = runs.iter().flat_map(|run| (0..run.blocks).map(|b| Address(run.address.0 + b)));
         let mut added = 0;
         head.root =
@@ -239,7 +240,7 @@ impl Engine {
         new_size: u64,
     ) -> Step<Applied> {
         let head = self.load_head(volume)?;
-        let bound = self.head_bound(&head);
+        let bound = self.bound_below(head.parent, head.parent_epoch);
         let mut transaction = Transaction::of(self, operation);
         let job = transaction.draw();
         transaction.start_drop_job(job, volume, &head, bound)?;

@@ -5,7 +5,7 @@
 //! rule: count and look up with `prepare`, then change with `update`, which cannot fail.
 
 use crate::cache::{Cache, Entry, LEVELS, State, Tree};
-use crate::device::{BLOCK_SIZE, Block};
+use crate::device::Block;
 use crate::error::Error;
 use crate::format::journal::Run;
 use crate::format::object::Bound;
@@ -463,5 +463,3 @@ impl Edit {
         self.pointer
     }
 }
-
-const _: () = assert!(BLOCK_SIZE == 4096);

@@ -55,6 +55,19 @@ fn corrupt(id: ObjectId, expected: &str) -> Stop {
     Stop::Failed(Error::new(ErrorKind::Corrupt, message))
 }
 
+/// The link of a record that a list of this kind runs through.
+fn link_of(record: &mut Record, chain: Chain) -> Option<&mut Link> {
+    match (record, chain) {
+        (Record::Version(v), Chain::Sibling) => Some(&mut v.sibling),
+        (Record::Version(v), Chain::Member) => Some(&mut v.link),
+        (Record::Volume(v), Chain::Member) => Some(&mut v.link),
+        (Record::Refpoint(p), Chain::Member) => Some(&mut p.link),
+        (Record::Timeline(t), Chain::Member) => Some(&mut t.link),
+        (Record::Incarnation(i), Chain::Member) => Some(&mut i.link),
+        _ => None,
+    }
+}
+
 pub(crate) fn record_place(id: ObjectId) -> (BlockIndex, usize) {
     (BlockIndex(id.0 / RECORDS_PER_BLOCK), (id.0 % RECORDS_PER_BLOCK) as usize * RECORD_SIZE)
 }
@@ -217,23 +230,13 @@ impl<'a> Transaction<'a> {
 
     fn set_link(&mut self, chain: Chain, id: ObjectId, change: impl FnOnce(&mut Link)) -> Step<()> {
         let mut record = self.record(id)?;
-        let link = match (&mut record, chain) {
-            (Record::Version(v), Chain::Sibling) => &mut v.sibling,
-            (Record::Version(v), Chain::Member) => &mut v.link,
-            (Record::Volume(v), Chain::Member) => &mut v.link,
-            (Record::Refpoint(p), Chain::Member) => &mut p.link,
-            (Record::Timeline(t), Chain::Member) => &mut t.link,
-            (Record::Incarnation(i), Chain::Member) => &mut i.link,
-            _ => return Err(corrupt(id, "list member")),
-        };
-        change(link);
+        change(link_of(&mut record, chain).ok_or_else(|| corrupt(id, "list member"))?);
         self.put(id, &record)
     }
 
     fn link(&mut self, chain: Chain, id: ObjectId) -> Step<Link> {
-        let mut found = Link::default();
-        self.set_link(chain, id, |link| found = *link)?;
-        Ok(found)
+        let mut record = self.record(id)?;
+        link_of(&mut record, chain).map(|link| *link).ok_or_else(|| corrupt(id, "list member"))
     }
 
     /// Adds a record, already put, at the end of a list.
@@ -297,14 +300,7 @@ impl<'a> Transaction<'a> {
 
     /// The id after `id` in its list.
     pub(crate) fn next(&mut self, id: ObjectId) -> Step<ObjectId> {
-        Ok(match self.record(id)? {
-            Record::Version(v) => v.link.next,
-            Record::Volume(v) => v.link.next,
-            Record::Refpoint(p) => p.link.next,
-            Record::Timeline(t) => t.link.next,
-            Record::Incarnation(i) => i.link.next,
-            Record::Root(_) | Record::Origin(_) => ObjectId::NONE,
-        })
+        self.link(Chain::Member, id).map(|link| link.next)
     }
 
     /// Makes sure that the change can be applied, and ends the transaction.
