@@ -331,6 +331,8 @@ mod tests {
                 requests.next();
                 (&theirs).write_all(answer.as_bytes()).unwrap();
             }
+            // The appliance's end stays open until the client has left.
+            requests.for_each(drop);
         });
         Client::greet(ours, Instant::now() + Duration::from_secs(5)).unwrap()
     }

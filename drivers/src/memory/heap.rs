@@ -297,7 +297,8 @@ impl Heap {
         self.regions[..self.region_count]
             .iter_mut()
             .flatten()
-            .find(|region| (region.base..region.end).contains(&address))
+            // Not from `base` on: rounded down, it may lie in the region below.
+            .find(|region| (region.slabs as usize..region.end).contains(&address))
     }
 
     fn slab_number(&mut self, memory: NonNull<u8>) -> Option<u32> {

@@ -67,6 +67,6 @@ mod tests {
     #[test]
     fn empty_columns_keep_their_width() {
         let row = Row::new("checkpoint").changed(12);
-        assert_eq!(row.line(), "checkpoint                               12                  0.000");
+        assert_eq!(row.line(), "checkpoint                                  12                  0.000");
     }
 }
