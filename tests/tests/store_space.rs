@@ -1,12 +1,14 @@
 //! Space: a full pool refuses writes whole, still deletes, converts and reads, and gets everything back.
 
-use datum_store::ErrorKind;
+use datum_store::{ErrorKind, Progress};
 use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
 use datum_tests::operation::VOLUME_BLOCKS_MAX;
 use datum_tests::perform::name;
 use datum_tests::story::{Story, told};
 use datum_tests::world::Setup;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 fn tight(seed: u64) -> Story {
     Story::with(&Setup { members: vec![8192], ..Setup::small(seed) }, 1 << 24)
@@ -191,4 +193,60 @@ fn a_release_says_what_holds_it() {
     assert!((story.world.executor.run(release.progress(&pool)).expect("known") - 1.0).abs() < f32::EPSILON);
     drop((pool, release));
     story.end();
+}
+
+/// A scrub keeps what it reads from being reused. Clients that need the space get it all the same: the scrub lets go
+/// and begins again, and gives up in the end, but no write fails for its sake.
+#[test]
+fn a_scrub_does_not_fill_the_pool() {
+    told(4, |seed| {
+        let mut story = tight(seed);
+        story.fill(0, 5000);
+        story.commit();
+        let report = Rc::new(RefCell::new(None));
+        let (pool, slot) = (story.world.pool(), report.clone());
+        story.world.executor.spawn(async move {
+            *slot.borrow_mut() = Some(pool.scrub(&Progress::new()).await);
+        });
+        story.step(100);
+        let mut held = 0;
+        for _ in 0..4 {
+            story.fill(0, 5000);
+            held = held.max(story.world.pool().status().freeing_bytes);
+        }
+        story.world.executor.idle();
+        assert!(held > 1000 * 4096, "the scrub kept only {held} bytes: it was not in the way");
+        match report.take().expect("a scrub ends") {
+            Ok(report) => assert_eq!(report.findings, [""; 0]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Limit, "{error}"),
+        }
+        story.end();
+    });
+}
+
+/// What clients free beside a scrub waits on disk, not in memory, and comes back when it has ended; also what was
+/// freed before a power loss.
+#[test]
+fn what_is_freed_beside_a_scrub_comes_back() {
+    told(3, |seed| {
+        let mut story = Story::with(&Setup { members: vec![65_536], ..Setup::small(seed) }, 1 << 24);
+        story.fill(0, 8000);
+        story.commit();
+        let (pool, progress) = (story.world.pool(), Progress::new());
+        let watched = progress.clone();
+        story.world.executor.spawn(async move {
+            let _cut_off_or_done = pool.scrub(&progress).await;
+        });
+        story.step(100);
+        for round in 0..3 {
+            story.fill(0, 8000);
+            if watched.fraction() < 1.0 {
+                story.commit();
+            }
+            if round == seed {
+                story.crash(PowerLoss::Any);
+            }
+        }
+        story.end();
+    });
 }

@@ -45,6 +45,8 @@ pub(crate) struct Entry {
     pub(crate) checksum: u64,
     block: Option<Block>,
     referenced: Cell<bool>,
+    /// Where the clock has it, while it is clean.
+    tick: usize,
 }
 
 impl Entry {
@@ -62,6 +64,8 @@ pub(crate) struct Cache {
     entries: Vec<Option<Entry>>,
     index: HashMap<Address, usize>,
     vacant: Vec<usize>,
+    /// The clean entries, and no others: what an eviction looks at costs nothing by what is dirty.
+    clock: Vec<usize>,
     hand: usize,
     capacity: usize,
     /// Dirty addresses by tree and level, content first; may name blocks that were freed since.
@@ -76,6 +80,7 @@ impl Cache {
             entries: Vec::new(),
             index: HashMap::new(),
             vacant: Vec::new(),
+            clock: Vec::new(),
             hand: 0,
             capacity,
             dirty: Default::default(),
@@ -150,6 +155,7 @@ impl Cache {
             checksum: pointer.checksum,
             block: Some(block),
             referenced: Cell::new(true),
+            tick: 0,
         });
     }
 
@@ -175,11 +181,12 @@ impl Cache {
             checksum: 0,
             block: Some(block),
             referenced: Cell::new(true),
+            tick: 0,
         });
     }
 
     fn insert(&mut self, entry: Entry) {
-        let address = entry.address;
+        let (address, clean) = (entry.address, entry.state == State::Clean);
         let at = match self.vacant.pop() {
             Some(at) => {
                 self.entries[at] = Some(entry);
@@ -191,6 +198,28 @@ impl Cache {
             }
         };
         self.index.insert(address, at);
+        if clean {
+            self.wind(at);
+        }
+    }
+
+    /// Puts an entry that is clean now on the clock.
+    fn wind(&mut self, at: usize) {
+        let tick = self.clock.len();
+        self.clock.push(at);
+        if let Some(entry) = &mut self.entries[at] {
+            entry.tick = tick;
+        }
+    }
+
+    /// Takes an entry off the clock; the last one moves to its place.
+    fn unwind(&mut self, tick: usize) {
+        self.clock.swap_remove(tick);
+        if let Some(&moved) = self.clock.get(tick)
+            && let Some(entry) = &mut self.entries[moved]
+        {
+            entry.tick = tick;
+        }
     }
 
     /// Drops clean blocks beyond the capacity. A commit calls it for what it has made clean: where nothing is
@@ -201,10 +230,13 @@ impl Cache {
 
     /// Second-chance eviction of one clean block; false where there is none.
     fn evict(&mut self) -> bool {
-        for _ in 0..self.entries.len() * 2 {
-            self.hand = (self.hand + 1) % self.entries.len();
-            let Some(entry) = &self.entries[self.hand] else { continue };
-            if entry.state == State::Clean && !entry.referenced.replace(false) {
+        // After one round every entry has lost its second chance.
+        for _ in 0..=self.clock.len() {
+            self.hand = if self.hand + 1 < self.clock.len() { self.hand + 1 } else { 0 };
+            let Some(&at) = self.clock.get(self.hand) else { return false };
+            if let Some(entry) = &self.entries[at]
+                && !entry.referenced.replace(false)
+            {
                 let address = entry.address;
                 self.forget(address);
                 return true;
@@ -220,7 +252,10 @@ impl Cache {
         match entry.state {
             State::Committing => return,
             State::Dirty => self.dirty_count -= 1,
-            State::Clean => {}
+            State::Clean => {
+                let tick = entry.tick;
+                self.unwind(tick);
+            }
         }
         self.index.remove(&address);
         self.entries[at] = None;
@@ -229,9 +264,7 @@ impl Cache {
 
     /// Drops everything that is on disk too.
     pub(crate) fn clear_clean(&mut self) {
-        let clean: Vec<Address> =
-            self.entries.iter().flatten().filter(|e| e.state == State::Clean).map(|e| e.address).collect();
-        clean.into_iter().for_each(|address| self.forget(address));
+        while self.evict() {}
     }
 
     /// The dirty blocks of a tree's level, which become the commit's; freed ones are left out.
@@ -252,10 +285,66 @@ impl Cache {
 
     /// A commit has written this block.
     pub(crate) fn written(&mut self, address: Address) {
-        if let Some(entry) = self.get_mut(address)
+        let Some(&at) = self.index.get(&address) else { return };
+        if let Some(entry) = &mut self.entries[at]
             && entry.state == State::Committing
         {
             entry.state = State::Clean;
+            self.wind(at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::pointer::zeroed_block;
+
+    fn pointer(at: u64) -> Pointer {
+        Pointer { address: Address(at), birth: Epoch(1), ..Pointer::default() }
+    }
+
+    fn dirty(cache: &mut Cache, at: u64) {
+        cache.insert_dirty(Tree::Volume, 1, Address(at), Epoch(1), zeroed_block(), 0);
+    }
+
+    /// Dirty and clean blocks come and go; the clock has the clean ones, each once, and knows where.
+    #[test]
+    fn the_clock_has_what_is_clean() {
+        let mut cache = Cache::new(8);
+        for round in 0..200u64 {
+            let at = round * 7 % 31;
+            match round % 5 {
+                0 | 1 => cache.insert_clean(&pointer(at), zeroed_block()),
+                2 => dirty(&mut cache, at),
+                3 => {
+                    for address in cache.take_dirty(Tree::Volume, 1) {
+                        cache.freeze(address, 0);
+                        cache.written(address);
+                    }
+                    cache.trim();
+                }
+                _ => cache.forget(Address(at)),
+            }
+            let clean = cache.entries.iter().flatten().filter(|entry| entry.state == State::Clean).count();
+            assert_eq!(cache.clock.len(), clean);
+            for (tick, &at) in cache.clock.iter().enumerate() {
+                assert_eq!(
+                    cache.entries[at].as_ref().map(|entry| (entry.tick, entry.state)),
+                    Some((tick, State::Clean))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn eviction_never_takes_what_is_dirty() {
+        let mut cache = Cache::new(4);
+        (0..10).for_each(|at| dirty(&mut cache, at));
+        (10..30).for_each(|at| cache.insert_clean(&pointer(at), zeroed_block()));
+        assert_eq!(cache.dirty_count(), 10);
+        assert!((0..10).all(|at| cache.is_dirty(Address(at))));
+        cache.clear_clean();
+        assert_eq!((cache.clock.len(), cache.index.len()), (0, 10));
     }
 }

@@ -188,7 +188,7 @@ impl<D: BlockDevice> Shell<D> {
         eager: bool,
         replayed: Option<crate::format::superblock::LogPosition>,
     ) -> Result<()> {
-        let sweep = self.engine.borrow_mut().plan_sweep(eager);
+        let sweep = self.run(|engine| engine.plan_sweep(eager)).await?;
         self.discard(&sweep).await;
         let advance = replayed.is_none();
         let frozen = loop {
@@ -271,13 +271,7 @@ impl<D: BlockDevice> Shell<D> {
         frozen.blocks.iter().for_each(|&address| engine.forest.cache.written(address));
         engine.forest.cache.trim();
         engine.forest.space.settled();
-        engine.superblock.commit = frozen.superblock.commit;
-        engine.superblock.epoch = frozen.superblock.epoch;
-        engine.superblock.objects = frozen.superblock.objects;
-        engine.superblock.map = frozen.superblock.map;
-        engine.superblock.next_object = frozen.superblock.next_object;
-        engine.superblock.log = log;
-        engine.durable = Superblock { log, ..frozen.superblock };
+        engine.superblock = Superblock { log, ..frozen.superblock };
         engine.journal.committed(log);
         engine.counters.commits += 1;
     }

@@ -53,6 +53,14 @@ pub(crate) struct ActiveRelease {
     pub(crate) walk: Walk,
 }
 
+/// Readers that came in the same interval.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Readers {
+    pub(crate) count: usize,
+    /// Everything up to here in the queue of freed extents was freed before they came.
+    pub(crate) listed: u64,
+}
+
 /// The state of an open pool.
 pub(crate) struct Engine {
     pub(crate) forest: Forest,
@@ -74,12 +82,10 @@ pub(crate) struct Engine {
     pub(crate) open_versions: BTreeMap<ObjectId, usize>,
     /// Number of freezes so far; readers note it, so that what they may still read is not reused.
     pub(crate) interval: u64,
-    pub(crate) readers: BTreeMap<u64, usize>,
+    pub(crate) readers: BTreeMap<u64, Readers>,
     pub(crate) journal: Journal,
-    /// The newest durable superblock, but that the lists of freed extents run ahead with each freeze.
+    /// The newest durable superblock.
     pub(crate) superblock: Superblock,
-    /// The newest durable superblock as it is on disk.
-    pub(crate) durable: Superblock,
     pub(crate) incarnation: u64,
     /// Why nothing is written any more.
     pub(crate) failed: Option<Error>,
@@ -101,7 +107,7 @@ impl Engine {
         Self {
             forest: Forest {
                 cache: Cache::new(config.cache_blocks),
-                space: Space::new(superblock.members.clone(), mapped),
+                space: Space::new(superblock.members.clone(), mapped, superblock.freed),
                 sums: crate::format::pointer::Checksummer::new(superblock.pool),
                 epoch: superblock.epoch,
             },
@@ -118,7 +124,6 @@ impl Engine {
             interval: 0,
             readers: BTreeMap::new(),
             journal: Journal::new(superblock.log),
-            durable: superblock.clone(),
             superblock,
             incarnation,
             failed: None,
@@ -286,15 +291,16 @@ impl Engine {
 
     /// Notes a reader: what is freed from now on is not reused before it has gone.
     pub(crate) fn enter(&mut self) -> u64 {
-        *self.readers.entry(self.interval).or_default() += 1;
+        let listed = self.forest.space.freed.next;
+        self.readers.entry(self.interval).or_insert(Readers { count: 0, listed }).count += 1;
         self.interval
     }
 
     /// The reader of that interval has gone.
     pub(crate) fn leave(&mut self, interval: u64) {
-        if let Some(count) = self.readers.get_mut(&interval) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(readers) = self.readers.get_mut(&interval) {
+            readers.count -= 1;
+            if readers.count == 0 {
                 self.readers.remove(&interval);
             }
         }

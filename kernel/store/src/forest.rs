@@ -13,12 +13,13 @@ use crate::format::pointer::{Checksummer, pointer_at, set_pointer_at, zeroed_blo
 use crate::format::{Address, NODE_FANOUT, Pointer};
 use crate::space::{Purpose, Space, Urgency};
 use crate::types::{ChangeId, Epoch};
+use alloc::vec::Vec;
 
 /// Why a step could not be done now.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// This block must be read first.
-    Miss(Pointer),
+    /// These blocks must be read first.
+    Miss(Vec<Pointer>),
     /// A window needs this many blocks first.
     Window { purpose: Purpose, blocks: u64, urgency: Urgency },
     /// It cannot be done at all.
@@ -64,7 +65,7 @@ impl Forest {
     /// The cached block behind a pointer that is no hole.
     #[inline]
     pub(crate) fn load(&self, pointer: &Pointer) -> Step<&Entry> {
-        self.cache.get(pointer.address).ok_or(Stop::Miss(*pointer))
+        self.cache.get(pointer.address).ok_or_else(|| Stop::Miss(alloc::vec![*pointer]))
     }
 
     /// The pointer in a slot below `parent`. A hole hands its change id down.
@@ -152,25 +153,42 @@ impl Forest {
         self.prepare_below(Tree::Volume, root, LEVELS, 0, base, base, level + 1)
     }
 
-    /// As `prepare` with content, for scattered blocks in ascending order. Nodes they share count once.
+    /// As `prepare` with content, for scattered blocks in ascending order. Nodes they share count once. What
+    /// is missing is reported together.
     pub(crate) fn prepare_set(&self, tree: Tree, root: &Pointer, indexes: &[u64]) -> Step<u64> {
-        match indexes.is_empty() {
-            true => Ok(0),
-            false => self.prepare_set_below(tree, root, LEVELS, indexes),
+        let mut missing = Vec::new();
+        let nodes = match indexes.is_empty() {
+            true => 0,
+            false => self.prepare_set_below(tree, root, LEVELS, indexes, &mut missing)?,
+        };
+        match missing.is_empty() {
+            true => Ok(nodes),
+            false => Err(Stop::Miss(missing)),
         }
     }
 
-    fn prepare_set_below(&self, tree: Tree, pointer: &Pointer, level: usize, indexes: &[u64]) -> Step<u64> {
-        let mut nodes = match pointer.is_hole() {
-            true => 1,
-            false => u64::from(!self.is_mutable(tree, self.load(pointer)?)),
+    fn prepare_set_below(
+        &self,
+        tree: Tree,
+        pointer: &Pointer,
+        level: usize,
+        indexes: &[u64],
+        missing: &mut Vec<Pointer>,
+    ) -> Step<u64> {
+        let mut nodes = match (pointer.is_hole(), self.cache.get(pointer.address)) {
+            (true, _) => 1,
+            (false, Some(entry)) => u64::from(!self.is_mutable(tree, entry)),
+            (false, None) => {
+                missing.push(*pointer);
+                return Ok(0);
+            }
         };
         if level == 0 {
             return Ok(nodes);
         }
         for group in indexes.chunk_by(|&a, &b| slot_of(a, level) == slot_of(b, level)) {
             let child = self.child(pointer, slot_of(group[0], level))?;
-            nodes += self.prepare_set_below(tree, &child, level - 1, group)?;
+            nodes += self.prepare_set_below(tree, &child, level - 1, group, missing)?;
         }
         Ok(nodes)
     }
@@ -359,7 +377,7 @@ impl Forest {
     }
 
     /// Computes the checksums of all dirty blocks of a tree, children first, and hands them to the commit.
-    pub(crate) fn freeze(&mut self, tree: Tree, frozen: &mut alloc::vec::Vec<Address>) {
+    pub(crate) fn freeze(&mut self, tree: Tree, frozen: &mut Vec<Address>) {
         for level in 0..=LEVELS {
             for address in self.cache.take_dirty(tree, level) {
                 self.resolve_pending(address);

@@ -11,8 +11,8 @@ use crate::format::Address;
 use crate::format::journal::Run;
 use crate::format::object::{Record, VersionKind};
 use crate::format::superblock::Superblock;
-use crate::limits::FREED_EXTENTS_SWEEP;
-use crate::map::{LIST_EXTENTS, chunk_index, list_index};
+use crate::limits::{FREED_SEGMENT_LISTS, FREED_WORTH_SWEEPING};
+use crate::map::{LIST_EXTENTS, chunk_index, list_indexes};
 use crate::space::Urgency;
 use crate::transaction::{Transaction, record_place};
 use crate::types::{BlockIndex, Epoch, ObjectId};
@@ -29,32 +29,60 @@ pub(crate) struct Frozen {
 
 impl Engine {
     /// Chooses the freed extents that the coming commit returns to the free map. `eager`: space is short.
-    pub(crate) fn plan_sweep(&mut self, eager: bool) -> Vec<Run> {
-        let space = &mut self.forest.space;
-        let scarce = eager || space.free() < space.total() / 4;
-        let many = space.filling.len() >= FREED_EXTENTS_SWEEP || space.filling.blocks() >= 1 << 16;
-        if space.sweeping.is_empty() && !space.filling.is_empty() && (scarce || many) {
-            core::mem::swap(&mut space.filling, &mut space.sweeping);
-            space.sweeping_freed_in = self.interval;
-            self.superblock.filling ^= 1;
-            self.superblock.sweep_cursor = 0;
+    pub(crate) fn plan_sweep(&mut self, eager: bool) -> Step<Vec<Run>> {
+        if self.forest.space.sweeping.is_empty() {
+            self.start_sweep(eager)?;
         }
-        if self.sweep_blocked() {
-            return Vec::new();
-        }
-        let space = &self.forest.space;
         let chunks_max = (self.forest.cache.capacity() / 16).max(16);
         let mut chunks = BTreeSet::new();
         let within = |run: &Run| {
             chunks.insert(chunk_index(run.address));
             chunks.len() <= chunks_max
         };
-        space.sweeping.iter().take_while(within).collect()
+        Ok(self.forest.space.sweeping.iter().take_while(within).collect())
     }
 
-    /// Whoever entered before the last of what is being swept was freed may still be reading it.
-    pub(crate) fn sweep_blocked(&self) -> bool {
-        self.readers.keys().next().is_some_and(|&oldest| oldest < self.forest.space.sweeping_freed_in)
+    /// Takes the oldest part of the queue up for sweeping, if that is worth it now.
+    fn start_sweep(&mut self, eager: bool) -> Step<()> {
+        let space = &self.forest.space;
+        let freed = space.freed;
+        let end = self.sweepable_end().min(freed.first + FREED_SEGMENT_LISTS);
+        let scarce = eager || space.free() < space.total() / 4;
+        if end == freed.first || !(scarce || self.sweep_is_worth_it()) {
+            return Ok(());
+        }
+        let runs = self.listed_in(freed.first..end)?;
+        let space = &mut self.forest.space;
+        space.freed.sweeping = end;
+        space.freed.cursor = 0;
+        for run in runs {
+            space.freed.waiting -= run.blocks;
+            space.sweeping.insert(run);
+        }
+        Ok(())
+    }
+
+    /// Whether so much waits in the queue that its bitmaps have come together.
+    fn sweep_is_worth_it(&self) -> bool {
+        let freed = &self.forest.space.freed;
+        freed.next - freed.first >= FREED_WORTH_SWEEPING || freed.waiting >= 1 << 16
+    }
+
+    /// Up to where the queue lists only what no reader may still look at.
+    fn sweepable_end(&self) -> u64 {
+        self.readers.values().next().map_or(self.forest.space.freed.next, |oldest| oldest.listed)
+    }
+
+    /// Whether freed extents wait that only a reader keeps from being swept.
+    pub(crate) fn sweep_is_blocked(&self) -> bool {
+        self.sweepable_end() < self.forest.space.freed.next
+    }
+
+    /// Whether commits would return freed extents that nobody asks for yet.
+    pub(crate) fn sweep_is_due(&self) -> bool {
+        let space = &self.forest.space;
+        let possible = !space.sweeping.is_empty() || self.sweepable_end() > space.freed.sweeping;
+        possible && space.freed.next - space.freed.first > FREED_SEGMENT_LISTS
     }
 
     /// Freezes everything, or stops with what is missing before anything has changed.
@@ -84,6 +112,7 @@ impl Engine {
             epoch: self.forest.epoch,
             objects: self.objects,
             map: self.map,
+            freed: self.forest.space.freed,
             next_object: self.next_object,
             ..self.superblock.clone()
         };
@@ -120,18 +149,15 @@ impl Engine {
         chunks.sort_unstable();
         chunks.dedup();
         let mut nodes = self.forest.prepare_set(Tree::Map, &self.map, &chunks)?;
-        let filling = self.superblock.filling;
-        let swept = u64::from(self.superblock.freed_blocks[usize::from(filling ^ 1)]);
-        if swept > 0 {
-            let (first, last) = (list_index(filling ^ 1, 0), list_index(filling ^ 1, swept - 1));
-            nodes += self.forest.prepare(Tree::Map, &self.map, first, last, false)?;
-        }
-        // What the freeze itself frees is listed too: what it moves, and the list it clears.
-        let extents = space.fresh.len() as u64 + records + nodes + swept + 4 * (LEVELS as u64 + 1);
-        let used = u64::from(self.superblock.freed_blocks[usize::from(filling)]);
-        let last = used + extents / LIST_EXTENTS as u64 + 2;
-        let (first, last) = (list_index(filling, used.saturating_sub(1)), list_index(filling, last));
-        nodes += self.forest.prepare(Tree::Map, &self.map, first, last, true)?;
+        let freed = space.freed;
+        let swept = list_indexes(freed.first..freed.sweeping);
+        nodes += self.forest.prepare_set(Tree::Map, &self.map, &swept)?;
+        // What the freeze itself frees is listed too: what it moves, and the lists it takes out.
+        let paths = 4 * (LEVELS as u64 + 1);
+        let extents = space.fresh.len() as u64 + records + nodes + swept.len() as u64 + paths;
+        let end = freed.next + extents / LIST_EXTENTS as u64 + 3;
+        let added = list_indexes(freed.next.saturating_sub(1).max(freed.sweeping)..end);
+        nodes += self.forest.prepare_set(Tree::Map, &self.map, &added)?;
         Ok(nodes)
     }
 
@@ -159,10 +185,10 @@ impl Engine {
         for &run in sweep {
             self.forest.space.sweeping.remove(run);
             self.map_run(run, false);
-            self.superblock.sweep_cursor = run.address.0 + run.blocks;
+            self.forest.space.freed.cursor = run.address.0 + run.blocks;
         }
         if self.forest.space.sweeping.is_empty() {
-            self.clear_list(self.superblock.filling ^ 1);
+            self.drop_swept();
         }
         loop {
             if let Some(run) = self.forest.space.settle() {

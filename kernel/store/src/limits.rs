@@ -26,10 +26,11 @@ pub(crate) const PENDING_BYTES_MAX: usize = 192 << 10;
 pub(crate) const TRIM_INLINE_LEAVES: u64 = 32;
 /// Pointers a background step looks at before others get their turn.
 pub(crate) const STEP_POINTERS: usize = 512;
-/// Freed extents held in memory before a sweep returns them to the free map.
-pub(crate) const FREED_EXTENTS_SWEEP: usize = 4096;
-/// Freed extents in memory at which background freeing waits for commits.
+/// Freed extents in memory at which a commit lists them, and background freeing waits for it.
 pub(crate) const FREED_EXTENTS_MAX: usize = 16_384;
+/// List blocks (255 extents each) that a sweep takes up at a time, and how many it waits for.
+pub(crate) const FREED_SEGMENT_LISTS: u64 = 64;
+pub(crate) const FREED_WORTH_SWEEPING: u64 = 16;
 /// Where a failed data write is tried again, how often.
 pub(crate) const WRITE_ATTEMPTS: usize = 4;
 /// Findings a check report lists.

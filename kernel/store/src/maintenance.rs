@@ -39,7 +39,7 @@ impl Engine {
     /// Does one bounded step of background work; false where there is none to do now. Drop jobs come first.
     pub(crate) fn maintain(&mut self) -> Step<bool> {
         self.check_writable()?;
-        if self.forest.space.freed_extents() > FREED_EXTENTS_MAX {
+        if self.forest.space.fresh.len() > FREED_EXTENTS_MAX {
             return Ok(false);
         }
         if self.dropping.is_some() || self.start_drop_job()? {

@@ -1,9 +1,10 @@
-//! The free map: a block tree whose contents are bitmaps of 32,768 blocks each, member by member, and two
-//! lists of freed extents that are not in the bitmaps yet.
+//! The free map: a block tree whose contents are bitmaps of 32,768 blocks each, member by member, and a queue
+//! of freed extents that are not in the bitmaps yet.
 //!
-//! Frees scattered over a large pool would each change another bitmap. So they are listed first, in the list
-//! being *filled*; once many came together the lists change roles, and the other is *swept*: its extents go
-//! to the bitmaps in address order, some chunks with each commit. A pointer's change field counts the
+//! Frees scattered over a large pool would each change another bitmap. So they are listed first, at the end of
+//! the queue; once many came together its oldest part is *swept*: those extents go to the bitmaps in address
+//! order, some chunks with each commit. The queue lies on disk only, so it may grow for as long as a reader
+//! keeps what it lists from being reused. A pointer's change field counts the
 //! allocated blocks below it, which is how free space is found.
 
 use crate::cache::{LEVELS, Tree};
@@ -16,11 +17,14 @@ use crate::format::{Address, NODE_FANOUT, Pointer};
 use crate::limits::MEMBERS_MAX;
 use crate::space::{CHUNK_BLOCKS, Purpose, Rotor};
 use crate::types::ChangeId;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Each member has one slot of the map's root node: 2^28 chunks, 32 PiB.
 const MEMBER_CHUNKS: u64 = span(LEVELS - 1);
-/// The lists of freed extents have the slots after the members'.
+/// The queue of freed extents has slots after the members', as a ring that its positions go round in.
 const LISTS_START: u64 = MEMBERS_MAX as u64 * MEMBER_CHUNKS;
+const LISTS_BLOCKS: u64 = 64 * MEMBER_CHUNKS;
 /// Extents in a block of a list, after a count.
 pub(crate) const LIST_EXTENTS: usize = (BLOCK_SIZE - 16) / 16;
 
@@ -29,9 +33,16 @@ pub(crate) fn chunk_index(address: Address) -> u64 {
     address.member() as u64 * MEMBER_CHUNKS + address.block() / CHUNK_BLOCKS
 }
 
-/// The map's block for a block of a list.
-pub(crate) fn list_index(list: u8, block: u64) -> u64 {
-    LISTS_START + u64::from(list) * MEMBER_CHUNKS + block
+/// The map's block for a position of the queue.
+pub(crate) fn list_index(position: u64) -> u64 {
+    LISTS_START + position % LISTS_BLOCKS
+}
+
+/// The map's blocks for some positions of the queue, ascending.
+pub(crate) fn list_indexes(positions: Range<u64>) -> Vec<u64> {
+    let mut indexes: Vec<u64> = positions.map(list_index).collect();
+    indexes.sort_unstable();
+    indexes
 }
 
 fn word(block: &Block, at: usize) -> u64 {
@@ -87,33 +98,54 @@ impl Engine {
         });
     }
 
-    /// Adds an extent to the list being filled.
+    /// Adds an extent at the end of the queue.
     pub(crate) fn list_freed(&mut self, run: Run) {
-        let list = self.superblock.filling;
-        loop {
-            let blocks = self.superblock.freed_blocks[usize::from(list)];
-            let mut pushed = false;
-            if let Some(last) = blocks.checked_sub(1) {
-                let index = list_index(list, u64::from(last));
-                self.map = self.forest.update_content(Tree::Map, self.map, index, &mut |block, count| {
-                    pushed = list_push(block, run);
-                    count
-                });
+        self.forest.space.freed.waiting += run.blocks;
+        if self.last_list_is_open() && self.list_push(self.forest.space.freed.next - 1, run) {
+            return;
+        }
+        let position = self.forest.space.freed.next;
+        self.forest.space.freed.next += 1;
+        assert!(self.list_push(position, run), "a new list block has room");
+    }
+
+    /// Whether more may be added to the last block of the queue: not to what is being swept, nor to what a
+    /// reader knows to have been freed before it came.
+    fn last_list_is_open(&self) -> bool {
+        let freed = &self.forest.space.freed;
+        let known = self.readers.values().next_back().is_some_and(|reader| reader.listed == freed.next);
+        freed.next > freed.sweeping && !known
+    }
+
+    fn list_push(&mut self, position: u64, run: Run) -> bool {
+        let mut pushed = false;
+        self.map =
+            self.forest.update_content(Tree::Map, self.map, list_index(position), &mut |block, count| {
+                pushed = list_push(block, run);
+                count
+            });
+        pushed
+    }
+
+    /// The extents in one block of the queue.
+    pub(crate) fn listed(&self, position: u64) -> Step<Vec<Run>> {
+        let content = self.forest.content(&self.map, list_index(position))?;
+        match content.and_then(list_extents) {
+            Some(extents) => Ok(extents.collect()),
+            None => {
+                let message = "a list of freed blocks cannot be read; run pool.check";
+                Err(Stop::Failed(Error::new(ErrorKind::Corrupt, message)))
             }
-            if pushed {
-                return self.forest.space.filling.insert(run);
-            }
-            let index = list_index(list, u64::from(blocks));
-            self.map = self.forest.update_content(Tree::Map, self.map, index, &mut |_, count| count);
-            self.superblock.freed_blocks[usize::from(list)] += 1;
         }
     }
 
-    /// Empties the list that was swept.
-    pub(crate) fn clear_list(&mut self, list: u8) {
-        let blocks = core::mem::take(&mut self.superblock.freed_blocks[usize::from(list)]);
-        for block in 0..u64::from(blocks) {
-            self.map = self.forest.remove_content(Tree::Map, self.map, list_index(list, block));
+    /// Takes what was swept out of the queue.
+    pub(crate) fn drop_swept(&mut self) {
+        let freed = &mut self.forest.space.freed;
+        let swept = freed.first..freed.sweeping;
+        freed.first = freed.sweeping;
+        for position in swept {
+            self.map = self.forest.remove_content(Tree::Map, self.map, list_index(position));
         }
     }
 
@@ -184,7 +216,7 @@ impl Engine {
         let bits = self.forest.content(&self.superblock.map, index)?;
         let end = ((block / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS).min(self.forest.space.members[member]);
         let (mut at, mut left) = (block, self.forest.space.window_size());
-        let mut runs: alloc::vec::Vec<Run> = alloc::vec::Vec::new();
+        let mut runs: Vec<Run> = Vec::new();
         while at < end && left > 0 {
             let address = Address::new(member, at);
             let taken = self.forest.space.taken.next_from(address.0);
@@ -213,22 +245,23 @@ impl Engine {
         Ok(found.then_some(at))
     }
 
-    /// Reads the lists of freed extents into memory, at opening.
-    pub(crate) fn load_list(&mut self, list: u8, block: u64) -> Step<()> {
-        let content = self.forest.content(&self.map, list_index(list, block))?;
-        let Some(extents) = content.and_then(list_extents).map(Iterator::collect::<alloc::vec::Vec<_>>)
-        else {
-            let message = "a list of freed blocks cannot be read; run pool.check";
-            return Err(Stop::Failed(Error::new(ErrorKind::Corrupt, message)));
-        };
-        let filling = list == self.superblock.filling;
-        for run in extents {
-            if filling {
-                self.forest.space.filling.insert(run);
-            } else if run.address.0 >= self.superblock.sweep_cursor {
+    /// Brings what an earlier opening was sweeping into memory.
+    pub(crate) fn resume_sweep(&mut self) -> Step<()> {
+        let freed = self.forest.space.freed;
+        for run in self.listed_in(freed.first..freed.sweeping)? {
+            if run.address.0 >= freed.cursor {
                 self.forest.space.sweeping.insert(run);
             }
         }
         Ok(())
+    }
+
+    /// The extents in some blocks of the queue.
+    pub(crate) fn listed_in(&self, positions: Range<u64>) -> Step<Vec<Run>> {
+        let mut runs = Vec::new();
+        for position in positions {
+            runs.extend(self.listed(position)?);
+        }
+        Ok(runs)
     }
 }

@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::journal::{Body, Header, LogRecord, Run};
 use crate::format::pointer::{Checksummer, zeroed_block};
-use crate::format::superblock::{Defect, LogPosition, SLOTS, SUPERBLOCK_SIZE, Superblock};
+use crate::format::superblock::{Defect, FreedQueue, LogPosition, SLOTS, SUPERBLOCK_SIZE, Superblock};
 use crate::format::{Address, Pointer};
 use crate::limits::{MEMBER_BLOCKS_MIN, MEMBERS_MAX, RECORD_BLOCKS_MAX};
 use crate::pool::{Config, NewPool};
@@ -185,10 +185,8 @@ fn first_superblock(new: &NewPool, members: &[u64]) -> Superblock {
         log_generation: 1,
         log: LogPosition { block: 0, sequence: 1, chain: 0 },
         log_first: SLOTS,
-        log_blocks: (members[0] / 64).clamp(256, 16_384),
-        sweep_cursor: 0,
-        filling: 0,
-        freed_blocks: [0, 0],
+        log_blocks: (members[0] / 64).clamp(256, 8_192),
+        freed: FreedQueue::default(),
         next_object: 2,
         members: members.to_vec(),
         features: [0; 3],
@@ -274,7 +272,7 @@ async fn restore<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Option<Error> {
             return Some(damaged(error));
         }
     }
-    if let Err(error) = load_lists(shell).await {
+    if let Err(error) = shell.run(Engine::resume_sweep).await {
         return Some(damaged(error));
     }
     // Before the replay: what it overwrites is freed by how far the release had come.
@@ -359,16 +357,6 @@ async fn assemble<D: BlockDevice>(devices: Vec<D>) -> Result<(Vec<D>, Superblock
         }
     }
     Ok((complete, newest))
-}
-
-async fn load_lists<D: BlockDevice>(shell: &Shell<D>) -> Result<()> {
-    let counts = shell.engine.borrow().superblock.freed_blocks;
-    for list in 0..2u8 {
-        for block in 0..u64::from(counts[usize::from(list)]) {
-            shell.run(|engine| engine.load_list(list, block)).await?;
-        }
-    }
-    Ok(())
 }
 
 /// Replays the log. Returns the proof, if there is one, that something acknowledged was lost.

@@ -20,6 +20,10 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+/// Blocks of metadata that are read at the same time for one step.
+const LOADS: usize = 16;
 
 /// Completed writes of a member, and how many of them a successful flush is known to cover.
 #[derive(Default)]
@@ -38,6 +42,7 @@ pub(crate) struct Shell<D: BlockDevice> {
     loading: RefCell<BTreeSet<Address>>,
     pub(crate) committing: Cell<bool>,
     pub(crate) commit_wanted: Cell<bool>,
+    pub(crate) check_hold: crate::check::Hold,
     flushes: Vec<FlushState>,
 }
 
@@ -52,6 +57,7 @@ impl<D: BlockDevice> Shell<D> {
             loading: RefCell::new(BTreeSet::new()),
             committing: Cell::new(false),
             commit_wanted: Cell::new(false),
+            check_hold: crate::check::Hold::default(),
             flushes,
         })
     }
@@ -62,7 +68,7 @@ impl<D: BlockDevice> Shell<D> {
             let outcome = step(&mut self.engine.borrow_mut());
             match outcome {
                 Ok(value) => return Ok(value),
-                Err(Stop::Miss(pointer)) => self.load(&pointer).await?,
+                Err(Stop::Miss(pointers)) => self.load_all(&pointers).await?,
                 Err(Stop::Window { purpose, blocks, urgency }) => {
                     self.refill(purpose, blocks, urgency).await?
                 }
@@ -76,6 +82,15 @@ impl<D: BlockDevice> Shell<D> {
     pub(crate) fn read_guard(&self) -> impl Drop + '_ {
         let interval = self.engine.borrow_mut().enter();
         Deferred::new(move || self.engine.borrow_mut().leave(interval))
+    }
+
+    /// Brings blocks of metadata into the cache, many at a time.
+    async fn load_all(&self, pointers: &[Pointer]) -> Result<()> {
+        if let [pointer] = pointers {
+            return self.load(pointer).await;
+        }
+        let loads = pointers.iter().map(|pointer| self.load(pointer));
+        stream::iter(loads).buffer_unordered(LOADS).try_collect().await
     }
 
     /// Brings a block of metadata into the cache.
@@ -237,6 +252,7 @@ impl<D: BlockDevice> Shell<D> {
                 yield_now().await;
             }
             self.commit_now(true).await?;
+            self.reclaim_from_check().await;
             if free() > before && self.engine.borrow().forest.space.admits(blocks, urgency) {
                 return Ok(());
             }
@@ -257,8 +273,9 @@ impl<D: BlockDevice> Shell<D> {
             || cache.dirty_count() > cache.capacity() / 4
             || engine.journal.pending_bytes() > PENDING_BYTES_MAX
             || engine.journal.used(engine.superblock.log_blocks) > engine.superblock.log_blocks / 2
-            || engine.forest.space.freed_extents() > crate::limits::FREED_EXTENTS_MAX
-                && !engine.sweep_blocked()
+            || engine.forest.space.fresh.len() > crate::limits::FREED_EXTENTS_MAX
+            || engine.forest.space.allocated.len() > cache.capacity() / 4
+            || engine.sweep_is_due()
             || engine.heads.values().filter(|head| head.dirty).count() > crate::limits::DIRTY_HEADS_MAX
     }
 

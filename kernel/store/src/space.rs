@@ -2,11 +2,12 @@
 //!
 //! The free map itself changes only at a freeze. In between this file keeps what was allocated and freed. A
 //! block taken from the map is in exactly one place here: a window, a reservation, or `allocated`. A freed
-//! block passes through `fresh` (since the freeze), `filling` (durably listed as freed) and `sweeping`
-//! (being returned to the map), and only then can be taken again.
+//! block passes through `fresh` (since the freeze), the queue of freed extents (durably listed, not in memory) and
+//! `sweeping` (being returned to the map), and only then can be taken again.
 
 use crate::format::Address;
 use crate::format::journal::Run;
+use crate::format::superblock::FreedQueue;
 use crate::limits::{MEMBERS_MAX, WINDOW_BLOCKS_MAX};
 use crate::runs::RunSet;
 use alloc::collections::VecDeque;
@@ -56,10 +57,10 @@ pub(crate) struct Space {
     /// Entered into the map by a commit that is not durable yet.
     settling: Vec<Run>,
     pub(crate) fresh: RunSet,
-    pub(crate) filling: RunSet,
+    /// What is listed as freed, as of the last freeze.
+    pub(crate) freed: FreedQueue,
+    /// The extents of its oldest part that are not in the map yet.
     pub(crate) sweeping: RunSet,
-    /// Interval in which the last of `sweeping` was freed.
-    pub(crate) sweeping_freed_in: u64,
     /// Blocks the map shows as allocated.
     pub(crate) mapped: u64,
     reserve: u64,
@@ -68,7 +69,7 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    pub(crate) fn new(members: Vec<u64>, mapped: u64) -> Self {
+    pub(crate) fn new(members: Vec<u64>, mapped: u64, freed: FreedQueue) -> Self {
         let total: u64 = members.iter().sum();
         Self {
             members,
@@ -79,9 +80,8 @@ impl Space {
             allocated: RunSet::new(CHUNK_BLOCKS),
             settling: Vec::new(),
             fresh: RunSet::new(CHUNK_BLOCKS),
-            filling: RunSet::new(CHUNK_BLOCKS),
+            freed,
             sweeping: RunSet::new(CHUNK_BLOCKS),
-            sweeping_freed_in: 0,
             mapped,
             // Enough for several commits and a release on the smallest pool, and never a burden on a large one.
             reserve: (total / 16).clamp(512, 32_768),
@@ -105,7 +105,7 @@ impl Space {
 
     /// Blocks freed and not yet back in the map.
     pub(crate) fn freeing(&self) -> u64 {
-        self.fresh.blocks() + self.filling.blocks() + self.sweeping.blocks()
+        self.fresh.blocks() + self.freed.waiting + self.sweeping.blocks()
     }
 
     /// Blocks that client writes could take once everything freed is back.
@@ -235,10 +235,5 @@ impl Space {
     /// A run of each window from which a commit's blocks may come.
     pub(crate) fn window_runs(&self) -> impl Iterator<Item = Run> + '_ {
         self.windows.iter().flatten().copied()
-    }
-
-    /// Extents that wait in memory to be returned to the map.
-    pub(crate) fn freed_extents(&self) -> usize {
-        self.fresh.len() + self.filling.len() + self.sweeping.len()
     }
 }

@@ -29,6 +29,20 @@ pub(crate) struct LogPosition {
     pub(crate) chain: u64,
 }
 
+/// The queue of freed extents: list blocks in the free map's tree, by position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FreedQueue {
+    /// The oldest list block, and the end of those that are being swept.
+    pub(crate) first: u64,
+    pub(crate) sweeping: u64,
+    /// Where the next list block goes.
+    pub(crate) next: u64,
+    /// Blocks in the extents that wait behind those being swept.
+    pub(crate) waiting: u64,
+    /// Extents being swept that lie below this address are in the bitmaps already.
+    pub(crate) cursor: u64,
+}
+
 /// The root of everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Superblock {
@@ -48,11 +62,7 @@ pub(crate) struct Superblock {
     /// The log's ring on member 0: first block and length.
     pub(crate) log_first: u64,
     pub(crate) log_blocks: u64,
-    /// Freed extents below this map position of the sweeping batch are already in the free map.
-    pub(crate) sweep_cursor: u64,
-    /// Which of the two lists of freed extents is being filled, and how many blocks each has.
-    pub(crate) filling: u8,
-    pub(crate) freed_blocks: [u32; 2],
+    pub(crate) freed: FreedQueue,
     pub(crate) next_object: u64,
     /// Blocks of each member; as many as there are members.
     pub(crate) members: alloc::vec::Vec<u64>,
@@ -79,7 +89,7 @@ impl Superblock {
 
     pub(crate) fn encode(&self) -> [u8; SUPERBLOCK_SIZE] {
         let mut w = Writer::default();
-        w.bytes(&MAGIC).u8(self.member).u8(self.members.len() as u8).u8(self.filling);
+        w.bytes(&MAGIC).u8(self.member).u8(self.members.len() as u8).u8(0);
         w.u8(self.name.as_str().len() as u8).u32(0);
         self.features.iter().for_each(|&f| {
             w.u64(f);
@@ -87,8 +97,9 @@ impl Superblock {
         w.u128(self.pool).u64(self.commit).u64(self.epoch.0).u64(self.created);
         w.bytes(&self.objects.to_bytes()).bytes(&self.map.to_bytes());
         w.u64(self.log_generation).u64(self.log.block).u64(self.log.sequence).u64(self.log.chain);
-        w.u64(self.log_first).u64(self.log_blocks).u64(self.sweep_cursor);
-        w.u32(self.freed_blocks[0]).u32(self.freed_blocks[1]).u64(self.next_object);
+        w.u64(self.log_first).u64(self.log_blocks);
+        let FreedQueue { first, sweeping, next, waiting, cursor } = self.freed;
+        w.u64(first).u64(sweeping).u64(next).u64(waiting).u64(cursor).u64(self.next_object);
         (0..MEMBERS_MAX).for_each(|m| {
             w.u64(self.members.get(m).copied().unwrap_or(0));
         });
@@ -117,22 +128,25 @@ impl Superblock {
 
     fn fields(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader(bytes);
-        let (member, members, filling, name_length) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?);
+        let (member, members, _, name_length) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?);
         r.u32()?;
         let features = [r.u64()?, r.u64()?, r.u64()?];
         let (pool, commit, epoch, created) = (r.u128()?, r.u64()?, Epoch(r.u64()?), r.u64()?);
         let (objects, map) = (Pointer::read(&mut r)?, Pointer::read(&mut r)?);
         let log_generation = r.u64()?;
         let log = LogPosition { block: r.u64()?, sequence: r.u64()?, chain: r.u64()? };
-        let (log_first, log_blocks, sweep_cursor) = (r.u64()?, r.u64()?, r.u64()?);
-        let (freed_blocks, next_object) = ([r.u32()?, r.u32()?], r.u64()?);
+        let (log_first, log_blocks) = (r.u64()?, r.u64()?);
+        let (first, sweeping, next, waiting, cursor) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?, r.u64()?);
+        let freed = FreedQueue { first, sweeping, next, waiting, cursor };
+        let next_object = r.u64()?;
         let mut sizes = alloc::vec::Vec::with_capacity(MEMBERS_MAX);
         for _ in 0..MEMBERS_MAX {
             sizes.push(r.u64()?);
         }
         let name = core::str::from_utf8(r.bytes(usize::from(name_length))?).ok().and_then(Name::new)?;
-        let counts_fit = (1..=MEMBERS_MAX).contains(&usize::from(members)) && member < members && filling < 2;
-        if !counts_fit || log.block > log_blocks {
+        let counts_fit = (1..=MEMBERS_MAX).contains(&usize::from(members)) && member < members;
+        let ordered = first <= sweeping && sweeping <= next;
+        if !counts_fit || !ordered || log.block > log_blocks {
             return None;
         }
         sizes.truncate(usize::from(members));
@@ -149,9 +163,7 @@ impl Superblock {
             log,
             log_first,
             log_blocks,
-            sweep_cursor,
-            filling,
-            freed_blocks,
+            freed,
             next_object,
             members: sizes,
             features,
@@ -179,9 +191,7 @@ mod tests {
             log: LogPosition { block: 1, sequence: 2, chain: 3 },
             log_first: 2,
             log_blocks: 256,
-            sweep_cursor: 0,
-            filling: 1,
-            freed_blocks: [0, 2],
+            freed: FreedQueue { first: 3, sweeping: 4, next: 9, waiting: 300, cursor: 12 },
             next_object: 17,
             members: alloc::vec![10_000, 20_000],
             features: [0; 3],

@@ -1,0 +1,191 @@
+//! Proving a pool sound: `pool.check` reads all metadata, `pool.scrub` all data too.
+//!
+//! The check looks at a commit made for it, not at memory: those blocks do not change, and a reader's guard
+//! keeps them from being reused, so clients go on meanwhile. It walks every version's own blocks, so that
+//! each block in use is met exactly once, marks them, and compares the marks with the free map. The marks
+//! cover one stretch of the pool at a time; a pool too large for memory takes several walks.
+//!
+//! What clients free meanwhile waits on disk. If they want that space before the check has ended, it lets go
+//! and begins again with a new commit.
+
+mod marks;
+mod objects;
+mod space;
+mod walk;
+
+use crate::device::{Block, BlockDevice};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Pointer;
+use crate::format::superblock::Superblock;
+use crate::limits::FINDINGS_MAX;
+use crate::pool::Progress;
+use crate::shell::Shell;
+use crate::sync::{Deferred, yield_now};
+use crate::types::{CheckReport, ObjectId};
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use futures_util::future::join_all;
+use marks::Marks;
+use objects::Version;
+
+/// How often a check begins, at most, when clients need what it keeps from being reused.
+const ATTEMPTS: usize = 4;
+
+/// Whether a check keeps freed space from being reused. One at a time does.
+#[derive(Default)]
+pub(crate) struct Hold {
+    held: Cell<bool>,
+    wanted: Cell<bool>,
+    /// How often it was let go.
+    ended: Cell<u64>,
+}
+
+impl<D: BlockDevice> Shell<D> {
+    /// Makes a check let go of freed space, if one keeps it.
+    pub(crate) async fn reclaim_from_check(&self) {
+        let hold = &self.check_hold;
+        if hold.held.get() && self.engine.borrow().sweep_is_blocked() {
+            let ended = hold.ended.get();
+            hold.wanted.set(true);
+            self.changed.until(|| hold.ended.get() > ended).await;
+        }
+    }
+
+    fn hold_for_check(&self) -> impl Drop + '_ {
+        let hold = &self.check_hold;
+        hold.held.set(true);
+        hold.wanted.set(false);
+        Deferred::new(|| {
+            hold.held.set(false);
+            hold.ended.set(hold.ended.get() + 1);
+            self.changed.notify();
+        })
+    }
+}
+
+/// Why a check did not get to its end.
+enum Halt {
+    /// Somebody needs the space it holds.
+    LetGo,
+    Failed(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Checks a pool as of a commit made now.
+pub(crate) async fn check<D: BlockDevice>(
+    shell: &Shell<D>,
+    data: bool,
+    progress: &Progress,
+) -> Result<CheckReport> {
+    for _ in 0..ATTEMPTS {
+        shell.changed.until(|| !shell.check_hold.held.get()).await;
+        let _hold = shell.hold_for_check();
+        if shell.check_alive().is_ok() {
+            shell.commit_now(false).await?;
+        }
+        let _guard = shell.read_guard();
+        let mut checker = Checker::new(shell, data, progress);
+        match checker.run().await {
+            Ok(()) => {
+                progress.set(1.0);
+                return Ok(checker.report);
+            }
+            Err(Halt::Failed(error)) => return Err(error),
+            Err(Halt::LetGo) => {}
+        }
+    }
+    let message =
+        "clients need all free space again and again; check when they are quiet, or free some first";
+    Err(Error::new(ErrorKind::Limit, message))
+}
+
+struct Checker<'a, D: BlockDevice> {
+    shell: &'a Shell<D>,
+    data: bool,
+    progress: &'a Progress,
+    superblock: Superblock,
+    report: CheckReport,
+    marks: Marks,
+    versions: BTreeMap<ObjectId, Version>,
+    /// Blocks met so far, and how many there will be.
+    met: u64,
+    to_meet: u64,
+}
+
+impl<'a, D: BlockDevice> Checker<'a, D> {
+    fn new(shell: &'a Shell<D>, data: bool, progress: &'a Progress) -> Self {
+        Self {
+            shell,
+            data,
+            progress,
+            superblock: shell.engine.borrow().superblock.clone(),
+            report: CheckReport::default(),
+            marks: Marks::default(),
+            versions: BTreeMap::new(),
+            met: 0,
+            to_meet: 0,
+        }
+    }
+
+    fn find(&mut self, finding: String) {
+        self.report.errors += 1;
+        if self.report.findings.len() < FINDINGS_MAX {
+            self.report.findings.push(finding);
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), Halt> {
+        self.check_superblocks().await;
+        let root = self.read_objects().await?;
+        self.check_version_tree(&root);
+        let stretches = self.stretches().await;
+        self.to_meet = self.superblock.map.change.0 * stretches.len() as u64;
+        for (n, stretch) in stretches.into_iter().enumerate() {
+            self.marks.cover(stretch);
+            self.mark_system();
+            // Everything is verified in the first walk; later ones only mark.
+            self.walk_all(n == 0).await?;
+            self.compare_with_map().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads blocks of metadata from their devices, whatever the cache holds, all at the same time.
+    async fn read_all(&mut self, pointers: impl Iterator<Item = Pointer>, what: &str) -> Vec<Option<Block>> {
+        let shell = self.shell;
+        let reads = pointers.map(async |pointer| (pointer, shell.read_verified(&pointer).await));
+        let reads = join_all(reads).await;
+        self.report.blocks_checked += reads.len() as u64;
+        let kept = |(pointer, read): (Pointer, Result<Block>)| match read {
+            Ok(block) => Some(block),
+            Err(error) => {
+                let why = error.observations().first().cloned().unwrap_or_default();
+                self.find(format!("{what} at {} cannot be read: {why}", pointer.address));
+                None
+            }
+        };
+        reads.into_iter().map(kept).collect()
+    }
+
+    /// Lets clients go on, and stops where that was asked for.
+    async fn breathe(&mut self) -> Result<(), Halt> {
+        yield_now().await;
+        self.progress.set((self.met as f32 / self.to_meet.max(1) as f32).min(0.999));
+        if self.progress.cancelled() {
+            let message = "the check was cancelled; start it again for a verdict";
+            return Err(Error::new(ErrorKind::Cancelled, message).into());
+        }
+        match self.shell.check_hold.wanted.get() {
+            true => Err(Halt::LetGo),
+            false => Ok(()),
+        }
+    }
+}

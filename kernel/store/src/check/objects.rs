@@ -1,0 +1,155 @@
+//! Superblocks, and the records of the object table: do they agree with each other?
+
+use super::walk::Located;
+use super::{Checker, Halt};
+use crate::cache::LEVELS;
+use crate::commit::superblock_places;
+use crate::device::{BLOCK_SIZE, BlockDevice};
+use crate::forest::{TREE_BLOCKS, span};
+use crate::format::object::{
+    Bound, RECORD_SIZE, RECORDS_PER_BLOCK, Record, RootRecord, VersionKind, VersionRecord,
+};
+use crate::format::pointer::pointer_at;
+use crate::format::superblock::{SUPERBLOCK_SIZE, Superblock};
+use crate::format::{Address, NODE_FANOUT, Pointer};
+use crate::names::{BUCKETS_START, bucket_names};
+use crate::types::{BlockIndex, Epoch, ObjectId};
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::vec::Vec;
+
+/// Blocks of the object table read together.
+const GROUP: usize = 16;
+
+/// What a check keeps of a version's record, for each in the pool.
+#[derive(Clone, Copy)]
+pub(crate) struct Version {
+    pub(crate) kind: VersionKind,
+    pub(crate) parent: ObjectId,
+    child_count: u64,
+    pub(crate) root: Pointer,
+    pub(crate) epoch: Epoch,
+    pub(crate) cursor: BlockIndex,
+    pub(crate) bound: Bound,
+}
+
+impl From<VersionRecord> for Version {
+    fn from(record: VersionRecord) -> Self {
+        let VersionRecord { kind, parent, child_count, root, epoch, cursor, bound, .. } = record;
+        Self { kind, parent, child_count, root, epoch, cursor, bound }
+    }
+}
+
+impl<D: BlockDevice> Checker<'_, D> {
+    /// Every copy of a superblock that should be there is there.
+    pub(crate) async fn check_superblocks(&mut self) {
+        let members = self.superblock.members.clone();
+        for (member, blocks) in members.into_iter().enumerate() {
+            let mut newest = 0;
+            for place in superblock_places(blocks) {
+                let read = self.shell.read_blocks(Address::new(member, place), 1).await.unwrap_or_default();
+                let bytes = read.first().and_then(|block| block[..SUPERBLOCK_SIZE].try_into().ok());
+                match bytes.map(Superblock::decode) {
+                    Some(Ok(found)) => newest = newest.max(found.commit),
+                    // A pool of a single commit has written only one slot.
+                    _ if self.superblock.commit < 2 => {}
+                    _ => self.find(format!("the superblock at block {place} of member {member} is damaged")),
+                }
+            }
+            if newest < self.superblock.commit {
+                self.find(format!("member {member} has no superblock of commit {}", self.superblock.commit));
+            }
+        }
+    }
+
+    /// Reads the whole object table; keeps the versions and returns the root record.
+    pub(crate) async fn read_objects(&mut self) -> Result<RootRecord, Halt> {
+        let contents = self.object_blocks().await?;
+        let (mut root, mut named, mut listed) = (RootRecord::default(), 0, 0u64);
+        for group in contents.chunks(GROUP) {
+            let what = "a block of the object table";
+            let blocks = self.read_all(group.iter().map(|&(pointer, _)| pointer), what).await;
+            for (&(_, index), block) in group.iter().zip(&blocks) {
+                let Some(block) = block else { continue };
+                if index >= BUCKETS_START {
+                    listed += bucket_names(block);
+                    continue;
+                }
+                for (slot, bytes) in block.chunks_exact(RECORD_SIZE).enumerate() {
+                    let id = ObjectId(index * RECORDS_PER_BLOCK + slot as u64);
+                    match Record::decode(bytes) {
+                        Some(Record::Root(record)) => root = record,
+                        Some(Record::Version(version)) => {
+                            named += u64::from(version.kind == VersionKind::Checkpoint);
+                            self.versions.insert(id, version.into());
+                        }
+                        Some(Record::Volume(volume)) => named += u64::from(volume.head != ObjectId::NONE),
+                        Some(Record::Refpoint(_)) => named += 1,
+                        Some(_) => {}
+                        None if bytes[0] == 0 => {}
+                        None => self.find(format!("object {id} is damaged")),
+                    }
+                }
+            }
+            self.breathe().await?;
+        }
+        if (named, listed) != (root.index_entries, root.index_entries) {
+            let expected = root.index_entries;
+            self.find(format!("{named} objects have names, the index lists {listed} and counts {expected}"));
+        }
+        Ok(root)
+    }
+
+    /// Where the object table's contents lie, in their order.
+    async fn object_blocks(&mut self) -> Result<Vec<Located>, Halt> {
+        let mut pointers: Vec<Located> = alloc::vec![(self.superblock.objects, 0)];
+        for level in (1..=LEVELS).rev() {
+            let mut below = Vec::new();
+            for group in pointers.chunks(GROUP) {
+                let blocks = self.read_all(group.iter().map(|&(pointer, _)| pointer), "a node").await;
+                for (&(_, base), block) in group.iter().zip(&blocks) {
+                    let Some(block) = block else { continue };
+                    let children = (0..NODE_FANOUT)
+                        .map(|slot| (pointer_at(block, slot), base + slot as u64 * span(level - 1)));
+                    below.extend(children.filter(|(child, _)| !child.is_hole()));
+                }
+                self.breathe().await?;
+            }
+            pointers = below;
+        }
+        Ok(pointers)
+    }
+
+    /// Parents, children and counts agree.
+    pub(crate) fn check_version_tree(&mut self, root: &RootRecord) {
+        let mut children: BTreeMap<ObjectId, u64> = BTreeMap::new();
+        let mut findings = Vec::new();
+        let mut releases = 0;
+        for (&id, version) in &self.versions {
+            releases += u64::from(matches!(version.kind, VersionKind::Hidden | VersionKind::Drop));
+            let in_tree = version.kind != VersionKind::Drop;
+            let Some(parent) = version.parent.some().filter(|_| in_tree) else { continue };
+            *children.entry(parent).or_default() += 1;
+            match self.versions.get(&parent) {
+                None => findings.push(format!("version {id} has a parent {parent} that does not exist")),
+                Some(parent) if parent.kind == VersionKind::Head => {
+                    findings.push(format!("version {id} has a live head for a parent"));
+                }
+                Some(_) => {}
+            }
+        }
+        for (id, version) in &self.versions {
+            let counted = children.get(id).copied().unwrap_or(0);
+            if counted != version.child_count {
+                findings
+                    .push(format!("version {id} counts {} children and has {counted}", version.child_count));
+            }
+        }
+        if releases != root.releases {
+            findings.push(format!("{releases} versions wait for release, {} are counted", root.releases));
+        }
+        findings.into_iter().for_each(|finding| self.find(finding));
+    }
+}
+
+const _: () = assert!(BLOCK_SIZE.is_multiple_of(RECORD_SIZE) && TREE_BLOCKS > BUCKETS_START);

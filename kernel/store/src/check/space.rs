@@ -1,0 +1,99 @@
+//! Comparing what a check has met with the free map.
+
+use super::marks::{STRETCH_BLOCKS, Stretch};
+use super::{Checker, Halt};
+use crate::device::{Block, BlockDevice};
+use crate::format::Address;
+use crate::format::journal::Run;
+use crate::limits::FINDINGS_MAX;
+use crate::map::{chunk_index, list_extents, list_index};
+use crate::open::system_runs;
+use alloc::format;
+use alloc::vec::Vec;
+
+impl<D: BlockDevice> Checker<'_, D> {
+    /// The stretches of the pool in which the free map or a walk may find something.
+    pub(crate) async fn stretches(&mut self) -> Vec<Stretch> {
+        let mut stretches = Vec::new();
+        for (member, blocks) in self.superblock.members.clone().into_iter().enumerate() {
+            let mut first = 0;
+            while first < blocks {
+                let length = STRETCH_BLOCKS.min(blocks - first);
+                let stretch = Stretch { start: Address::new(member, first), blocks: length };
+                if self.is_in_use(&stretch).await {
+                    stretches.push(stretch);
+                }
+                first += length;
+            }
+        }
+        stretches
+    }
+
+    async fn is_in_use(&self, stretch: &Stretch) -> bool {
+        let map = self.superblock.map;
+        for chunk in stretch.chunks() {
+            match self.shell.run(|engine| engine.forest.lookup(&map, chunk_index(chunk))).await {
+                Ok(pointer) if pointer.change.0 == 0 => {}
+                _ => return true,
+            }
+        }
+        false
+    }
+
+    pub(crate) fn mark_system(&mut self) {
+        for run in system_runs(&self.superblock) {
+            self.mark_run(run);
+        }
+    }
+
+    fn mark_run(&mut self, run: Run) {
+        for block in 0..run.blocks {
+            let address = Address(run.address.0 + block);
+            if !self.marks.mark(address) {
+                self.find(format!("{address} is used twice"));
+            }
+        }
+    }
+
+    /// Compares the marks with bitmaps and freed extents.
+    pub(crate) async fn compare_with_map(&mut self) -> Result<(), Halt> {
+        self.mark_freed().await?;
+        let (mut leaked, mut lost) = (Vec::new(), Vec::new());
+        for chunk in self.marks.stretch.chunks() {
+            let bitmap = self.map_content(chunk_index(chunk)).await;
+            for (address, marked) in self.marks.differences(chunk, bitmap.as_ref()) {
+                let list = if marked { &mut lost } else { &mut leaked };
+                list.push(address);
+            }
+            self.breathe().await?;
+            if leaked.len().max(lost.len()) >= FINDINGS_MAX {
+                break;
+            }
+        }
+        leaked.into_iter().for_each(|a| self.find(format!("{a} is allocated and nothing uses it")));
+        lost.into_iter().for_each(|a| self.find(format!("{a} is in use and the free map calls it free")));
+        Ok(())
+    }
+
+    /// Marks what waits to be returned to the bitmaps.
+    async fn mark_freed(&mut self) -> Result<(), Halt> {
+        let freed = self.superblock.freed;
+        for position in freed.first..freed.next {
+            let cursor = if position < freed.sweeping { freed.cursor } else { 0 };
+            let content = self.map_content(list_index(position)).await;
+            let Some(extents) = content.as_ref().and_then(list_extents) else {
+                self.find(format!("list {position} of freed extents cannot be read"));
+                continue;
+            };
+            extents.filter(|run| run.address.0 >= cursor).for_each(|run| self.mark_run(run));
+            self.breathe().await?;
+        }
+        Ok(())
+    }
+
+    /// A block of the free map, which a walk has verified or will.
+    async fn map_content(&self, index: u64) -> Option<Block> {
+        let map = self.superblock.map;
+        self.shell.run(|engine| Ok(engine.forest.content(&map, index)?.cloned())).await.unwrap_or_default()
+    }
+}
