@@ -10,6 +10,7 @@
 pub mod bench;
 pub mod commands;
 pub mod control;
+pub mod defects;
 pub mod demo;
 pub mod kernel;
 pub mod nbd;

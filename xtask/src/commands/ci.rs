@@ -4,6 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
+use crate::defects;
 use crate::setup::{Need, ensure};
 use crate::shell::{self, cargo, say};
 use crate::tidy;
@@ -22,13 +23,14 @@ type Check = fn() -> Result<()>;
 impl Arguments {
     pub(super) fn run(self) -> Result<ExitCode> {
         ensure(&[Need::BareTarget, Need::Lints])?;
-        let checks: [(&str, Check); 6] = [
+        let checks: [(&str, Check); 7] = [
             ("format", format),
             ("rules", rules),
             ("clippy, host", clippy_host),
             ("clippy, appliance", clippy_bare),
             ("documentation", documentation),
             ("cargo-deny", cargo_deny),
+            ("seeded defects", defects::check),
         ];
         let mut failed = Vec::new();
         for (name, check) in checks {

@@ -20,6 +20,7 @@ mod ctl;
 mod demo;
 mod run;
 mod setup;
+mod sim;
 mod symbolise;
 mod test;
 mod tidy;
@@ -49,6 +50,7 @@ commands! {
     ctl => Ctl,
     build => Build,
     test => Test,
+    sim => Sim,
     bench => Bench,
     ci => Ci,
     tidy => Tidy,
