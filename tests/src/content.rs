@@ -20,7 +20,7 @@ pub fn digest(block: &[u8; BLOCK_SIZE]) -> u64 {
 }
 
 /// All contents made so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Contents {
     count: ContentId,
     by_digest: HashMap<u64, ContentId>,

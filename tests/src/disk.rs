@@ -12,7 +12,10 @@ use crate::rng::Rng;
 use datum_store::device::{BLOCK_SIZE, Block, BlockDevice, DeviceError, Geometry, Transfer};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fs::File;
 use std::future::Future;
+use std::io::{self, Read};
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -57,6 +60,32 @@ impl DiskImage {
     pub fn blank(blocks: u64) -> Self {
         let geometry = Geometry { blocks, read_only: false, discard: true };
         Self { geometry, blocks: Contents::new() }
+    }
+
+    /// What a raw image file holds.
+    ///
+    /// # Errors
+    /// The file cannot be read, or ends within a block.
+    pub fn read_file(path: &Path) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let mut image = Self::blank(file.metadata()?.len() / BLOCK_SIZE as u64);
+        let mut block = [0; BLOCK_SIZE];
+        for at in 0..image.blocks() {
+            file.read_exact(&mut block)?;
+            if block != [0; BLOCK_SIZE] {
+                image.blocks.insert(at, Rc::new(block));
+            }
+        }
+        Ok(image)
+    }
+
+    /// Disks of `blocks` blocks each, of what lies one after the other on this one.
+    pub fn split(self, blocks: u64) -> Vec<Self> {
+        let mut parts = vec![Self::blank(blocks); (self.geometry.blocks / blocks) as usize];
+        for (at, block) in self.blocks {
+            parts[(at / blocks) as usize].blocks.insert(at % blocks, block);
+        }
+        parts
     }
 
     /// The same contents on a disk of another size: cut off, or followed by zeros.

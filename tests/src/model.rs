@@ -195,6 +195,23 @@ impl State {
         }
     }
 
+    /// What the blocks of writes under way may hold instead: volume, block, and that.
+    pub fn optional(&self, actions: &[Action]) -> Vec<(String, u64, Cell)> {
+        let mut optional = Vec::new();
+        for action in actions {
+            let (volume, first, contents) = match action {
+                Action::Write { volume, first, contents } => (volume, *first, contents.clone()),
+                Action::WritePartial { volume, block, content, .. } => (volume, *block, vec![*content]),
+                _ => continue,
+            };
+            let change = self.volumes[volume].clock;
+            for (at, content) in (first..).zip(contents) {
+                optional.push((volume.clone(), at, Cell { content: Some(content), change }));
+            }
+        }
+        optional
+    }
+
     fn point(
         &mut self,
         volume: &str,
@@ -272,7 +289,7 @@ impl Model {
         if flushed {
             self.history.clear();
         }
-        let optional = self.optional(actions);
+        let optional = self.state.optional(actions);
         self.history.push(Candidate { state: self.state.clone(), optional });
         for action in actions {
             self.state.apply(action, incarnation);
@@ -289,7 +306,8 @@ impl Model {
                 state.apply(action, incarnation);
                 candidates.push(Candidate { state, optional: Vec::new() });
             }
-            _ => candidates.push(Candidate { state: self.state.clone(), optional: self.optional(actions) }),
+            _ => candidates
+                .push(Candidate { state: self.state.clone(), optional: self.state.optional(actions) }),
         }
         candidates
     }
@@ -299,22 +317,6 @@ impl Model {
         self.state = state;
         self.history.clear();
         self.record();
-    }
-
-    fn optional(&self, actions: &[Action]) -> Vec<(String, u64, Cell)> {
-        let mut optional = Vec::new();
-        for action in actions {
-            let (volume, first, contents) = match action {
-                Action::Write { volume, first, contents } => (volume, *first, contents.clone()),
-                Action::WritePartial { volume, block, content, .. } => (volume, *block, vec![*content]),
-                _ => continue,
-            };
-            let change = self.state.volumes[volume].clock;
-            for (at, content) in (first..).zip(contents) {
-                optional.push((volume.clone(), at, Cell { content: Some(content), change }));
-            }
-        }
-        optional
     }
 }
 

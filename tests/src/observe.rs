@@ -64,6 +64,17 @@ pub async fn observe(pool: &Pool<Disk>, contents: &Contents, page: usize) -> Poo
     view
 }
 
+/// Cuts every creation time to whole `grain`s.
+pub fn cut_times(view: &mut PoolView, grain: u64) {
+    for volume in view.values_mut() {
+        let checkpoints = volume.checkpoints.values_mut().map(|(info, _)| &mut info.created);
+        let refpoints = volume.refpoints.values_mut().map(|info| &mut info.created);
+        for created in checkpoints.chain(refpoints).chain([&mut volume.info.created]) {
+            *created -= *created % grain;
+        }
+    }
+}
+
 macro_rules! pages {
     ($items:ident, $page:ident, |$after:ident| $call:expr) => {{
         let mut $items = Vec::new();

@@ -53,6 +53,8 @@ pub struct World {
     pub tokens: Vec<KeptToken>,
     /// Random numbers for the world's own choices.
     pub rng: Rng,
+    /// Creation times are compared in this many nanoseconds: what a client was told of them.
+    pub time_grain: u64,
     config: Config,
     pool: Option<Pool<Disk>>,
     images: BTreeMap<u128, Rc<Image<Disk>>>,
@@ -87,6 +89,7 @@ impl World {
             contents: Contents::default(),
             tokens: Vec::new(),
             rng: Rng::new(setup.seed),
+            time_grain: 1,
             // Steps small enough that releases pause everywhere.
             config: Config {
                 cache_blocks: setup.cache_blocks,

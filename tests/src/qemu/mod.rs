@@ -4,7 +4,11 @@
 //! What always holds: at most two machines run at a time, each dies with its test and after [`MACHINE_LIMIT`]
 //! at the latest, and a test that ends well has seen no panic on COM1.
 
+pub mod chronicle;
+pub mod load;
 mod slot;
+mod time;
+pub mod writelog;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,6 +68,12 @@ impl Stage {
     /// A sparse disk that carries its name as its serial.
     pub fn disk(&self, name: &str, bytes: u64) -> Disk {
         Disk::file(self.path(name).with_extension("img"), bytes).serial(name)
+    }
+
+    /// Leaves the directory in place when the stage goes; returns it.
+    pub fn keep(&mut self) -> &Path {
+        self.directory.disable_cleanup(true);
+        self.directory.path()
     }
 
     /// A place in the directory.

@@ -3,7 +3,7 @@
 use super::{World, fail};
 use crate::action::Action;
 use crate::compare::compare;
-use crate::disk::PowerLoss;
+use crate::disk::{DiskImage, PowerLoss};
 use crate::model::Candidate;
 use datum_store::{ErrorKind, Pool};
 use std::rc::Rc;
@@ -85,6 +85,12 @@ impl World {
             let policy = *self.rng.pick(&PowerLoss::ALL);
             images = self.power_off(policy);
         }
+        self.recover(images, candidates);
+    }
+
+    /// Opens the pool on what a power loss left, wherever that happened, and finds which of `candidates` it is.
+    pub fn recover(&mut self, images: Vec<DiskImage>, candidates: Vec<Candidate>) {
+        self.forget_machine();
         self.power_on(images);
         self.open().unwrap_or_else(fail("open the pool after a power loss"));
         if let Some(why) = self.pool().status().read_only {

@@ -13,7 +13,9 @@ impl World {
     pub fn observe(&mut self) -> PoolView {
         let page = *self.rng.pick(&[1, 2, 7, 64, 1000]);
         let pool = self.pool();
-        self.executor.run(observe::observe(&pool, &self.contents, page))
+        let mut view = self.executor.run(observe::observe(&pool, &self.contents, page));
+        observe::cut_times(&mut view, self.time_grain);
+        view
     }
 
     /// Compares everything a client can see, and every answer to "what changed since".

@@ -22,7 +22,7 @@ pub(super) fn negotiate(mut stream: UnixStream, open: &Open<'_>) -> Result<Clien
         .iter()
         .find_map(export_of)
         .ok_or_else(|| NbdError::Protocol("GO without the export's size".into()))?;
-    Ok(Client { stream, extended: open.extended, next_cookie: 1, size, flags, contexts })
+    Ok(Client { stream, extended: open.extended, next_cookie: 1, answered: 1, size, flags, contexts })
 }
 
 fn greet(stream: &mut UnixStream) -> Result<()> {

@@ -92,6 +92,7 @@ pub struct Client {
     stream: UnixStream,
     extended: bool,
     next_cookie: u64,
+    answered: u64,
     size: u64,
     flags: u16,
     contexts: Vec<(u32, String)>,
@@ -185,7 +186,14 @@ impl Client {
     /// The next answer, whichever request it belongs to. Data of a read is laid out from `offset` on; where
     /// requests of several kinds are under way, the caller keeps them to one kind of read at a time.
     pub fn receive(&mut self, offset: u64, length: u64) -> Result<Reply> {
-        reply::receive(&self.stream, self.extended, offset, length)
+        let reply = reply::receive(&self.stream, self.extended, offset, length)?;
+        self.answered += 1;
+        Ok(reply)
+    }
+
+    /// Requests that were sent and not yet answered.
+    pub fn under_way(&self) -> u64 {
+        self.next_cookie - self.answered
     }
 
     /// Sends bytes as they are: for tests of bad input.
