@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use datum_tests::qemu::{HELLO_PATIENCE, Stage, boot, call, check, end, finish, volume};
+use datum_tests::qemu::{
+    HELLO_PATIENCE, Stage, ask_monitor, boot, call, check, end, finish, monitored, nbd, volume,
+};
 use serde_json::json;
 use xtask::qemu::{MachineType, Port};
 use xtask::symbols::BACKTRACE_MARK;
@@ -34,6 +36,53 @@ fn starts_in_much_memory() {
     let info = call(&mut control, "system.info", json!({}));
     assert!(info["memory"]["heap_bytes"].as_u64().unwrap() > 4 << 30, "{info}");
     finish(appliance, control);
+}
+
+/// A device with a window of 4 GiB leaves no room in the PCI hole, so the firmware puts every 64-bit window, the
+/// virtio devices' too, above all RAM.
+fn starts_with_windows_above_4_gib(machine_type: MachineType) {
+    let stage = Stage::wait();
+    let shared = "memory-backend-ram,id=shared,size=4G,share=on";
+    let monitor = stage.path("monitor.sock");
+    let machine = stage.with_disk(1 << 30).memory(6 << 10).machine_type(machine_type);
+    let machine = machine.argument("-object").argument(shared);
+    let machine = machine.argument("-device").argument("ivshmem-plain,memdev=shared");
+    let (appliance, mut control) = boot(&monitored(machine, &monitor));
+    let pci = ask_monitor(&monitor, "info pci");
+    let high = |line: &&str| line.contains("64 bit prefetchable memory at 0x") && window(line) >= 4 << 30;
+    // The shared memory itself, the disk, the ports and the source of randomness.
+    assert_eq!(pci.lines().filter(high).count(), 4, "{pci}");
+    volume(&mut control, "db", 1 << 20);
+    nbd(&appliance, "db").write(0, &[7; 8192]).unwrap();
+    finish(appliance, control);
+}
+
+/// Where a window of `info pci` begins.
+fn window(line: &str) -> u64 {
+    let address = line.split("at 0x").nth(1).unwrap().split(' ').next().unwrap();
+    u64::from_str_radix(address, 16).unwrap()
+}
+
+#[test]
+fn starts_on_q35_with_windows_above_4_gib() {
+    starts_with_windows_above_4_gib(MachineType::Q35);
+}
+
+#[test]
+fn starts_on_pc_with_windows_above_4_gib() {
+    starts_with_windows_above_4_gib(MachineType::Pc);
+}
+
+/// Whatever the processor offers or lacks. TCG offers x2APIC to none of them.
+#[test]
+fn starts_on_every_kind_of_processor() {
+    for processor in ["qemu64", "kvm64", "max", "Skylake-Client", "EPYC"] {
+        let stage = Stage::wait();
+        let machine = stage.with_disk(1 << 30).argument("-cpu").argument(processor);
+        let (appliance, mut control) = boot(&machine.argument("-smp").argument("2"));
+        volume(&mut control, "db", 1 << 20);
+        finish(appliance, control);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Power losses under load: QEMU is killed with SIGKILL in the middle of writes and administrative commands,
-//! again and again over the same pool.
+//! again and again over the same pool. In every third cycle the machine is reset first, so that the appliance starts
+//! over devices that were stopped with requests under way.
 //!
 //! The host keeps what QEMU had written, so this shows order and recovery rather than the durability of a
 //! FLUSH, which the simulated disk proves.
@@ -8,9 +9,12 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use datum_tests::qemu::{History, Stage, Survivors, boot, call, changes, check, end, nbd, volume};
+use datum_tests::qemu::{
+    HELLO_PATIENCE, History, Stage, Survivors, ask_monitor, boot, call, changes, check, end, monitored, nbd,
+    volume,
+};
 use datum_tests::rng::Rng;
 use serde_json::{Value, json};
 use xtask::control::Client;
@@ -21,6 +25,7 @@ const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 4096;
 const CYCLES: u64 = 24;
 const CHECK_EVERY: u64 = 6;
+const RESET_EVERY: u64 = 3;
 
 /// Requests under way at once.
 const DEPTH: usize = 8;
@@ -50,7 +55,8 @@ impl Story {
 #[test]
 fn every_power_loss_leaves_one_moment_of_history() {
     let stage = Stage::wait();
-    let machine = stage.with_disk(1 << 30);
+    let monitor = stage.path("monitor.sock");
+    let machine = monitored(stage.with_disk(1 << 30), &monitor);
     let (mut story, mut rng) = (Story::default(), Rng::new(24));
     for cycle in 0..CYCLES {
         let (appliance, mut control) = boot(&machine);
@@ -67,8 +73,12 @@ fn every_power_loss_leaves_one_moment_of_history() {
             let writes = scope.spawn(|| write(&story, nbd(&appliance, "db"), cycle));
             let commands = scope.spawn(|| administer(&story, control, cycle));
             thread::sleep(load);
-            let pid = appliance.process_id();
-            kill(pid);
+            if cycle % RESET_EVERY == RESET_EVERY - 1 {
+                ask_monitor(&monitor, "system_reset");
+                wait_until_open_again(&appliance);
+            }
+            // The clients' sockets outlive a reset; this ends them.
+            kill(appliance.process_id());
             assert!(writes.join().unwrap() > 0, "cycle {cycle} wrote nothing");
             commands.join().unwrap();
         });
@@ -78,6 +88,19 @@ fn every_power_loss_leaves_one_moment_of_history() {
     verify(&mut story, &appliance, &mut control);
     check(&mut control);
     end(appliance, control);
+}
+
+/// Waits until the pool has been opened once more on the same machine.
+fn wait_until_open_again(appliance: &Appliance) {
+    let deadline = Instant::now() + HELLO_PATIENCE;
+    while appliance.serial_log().matches("is open").count() < 2 {
+        assert!(
+            Instant::now() < deadline,
+            "the pool did not open after a reset:\n{}",
+            appliance.serial_log()
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Power off, by the process id of a machine that this test started.

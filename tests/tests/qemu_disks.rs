@@ -8,7 +8,7 @@ use std::path::Path;
 use datum_tests::qemu::{Stage, boot, call, client, end, finish, refused, same, volume};
 use serde_json::{Value, json};
 use xtask::control::Client;
-use xtask::qemu::Machine;
+use xtask::qemu::{Machine, MachineType};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -191,6 +191,50 @@ fn a_member_that_shrank_is_refused_and_unharmed() {
     has_no_pool(&machine, "a");
     fs::copy(&whole, stage.path("a.img")).unwrap();
     is_whole(&machine);
+}
+
+/// Larger files change nothing: a member stays as large as it was made.
+#[test]
+fn members_that_grew_are_what_they_were() {
+    let stage = Stage::wait();
+    let machine = stage.machine().disks([stage.disk("a", 64 * MIB), stage.disk("b", 64 * MIB)]);
+    make_pool(&machine);
+    for (files, mebibytes) in [(&["a"][..], 65), (&["a", "b"], 256)] {
+        for file in files {
+            let path = stage.path(file).with_extension("img");
+            fs::OpenOptions::new().write(true).open(path).unwrap().set_len(mebibytes * MIB).unwrap();
+        }
+        is_whole(&machine);
+        let (appliance, mut control) = boot(&machine);
+        let status = call(&mut control, "pool.status", json!({}));
+        let sizes = status["devices"].as_array().unwrap().iter().map(|disk| disk["size"].as_u64().unwrap());
+        assert_eq!(sizes.collect::<Vec<_>>(), [64 * MIB; 2], "{status}");
+        finish(appliance, control);
+    }
+}
+
+/// Two members whose files were swapped have each other's serial: what lies on a disk counts, not its name.
+#[test]
+fn swapped_members_are_one_pool() {
+    let stage = Stage::wait();
+    let machine = stage.machine().disks([stage.disk("a", 64 * MIB), stage.disk("b", 64 * MIB)]);
+    make_pool(&machine);
+    fs::rename(stage.path("a.img"), stage.path("c.img")).unwrap();
+    fs::rename(stage.path("b.img"), stage.path("a.img")).unwrap();
+    fs::rename(stage.path("c.img"), stage.path("b.img")).unwrap();
+    is_whole(&machine);
+}
+
+#[test]
+fn sixteen_members_make_one_pool_on_both_chipsets() {
+    for machine_type in [MachineType::Q35, MachineType::Pc] {
+        let stage = Stage::wait();
+        let disks: Vec<_> = (0..16).map(|number| stage.disk(&format!("d{number}"), 64 * MIB)).collect();
+        let machine = stage.machine().machine_type(machine_type);
+        make_pool(&machine.clone().disks(disks.clone()));
+        is_whole(&machine.clone().disks(disks.iter().rev().cloned()));
+        has_no_pool(&machine.disks(disks[1..].to_vec()), "member");
+    }
 }
 
 /// Power fails while a pool is made: the next start with `pool=auto` carries on, whenever that was.

@@ -6,6 +6,7 @@
 
 pub mod chronicle;
 pub mod load;
+mod monitor;
 mod slot;
 mod time;
 pub mod writelog;
@@ -23,6 +24,7 @@ use xtask::qemu::{Appliance, Disk, Machine, Port};
 use xtask::symbols::BACKTRACE_MARK;
 
 pub use crate::history::{History, Survivors, Write};
+pub use monitor::{ask_monitor, monitored};
 
 /// The longest any start of a machine may live.
 pub const MACHINE_LIMIT: Duration = Duration::from_secs(180);
