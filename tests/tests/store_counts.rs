@@ -142,6 +142,31 @@ fn a_checkpoint_costs_the_same_on_any_volume() {
     assert!(small.0 <= 2 && small.1 <= 2, "{small:?} device writes and flushes");
 }
 
+/// A revert reads the nodes above what differs, in the smallest memory too: what it has built must not drive out what
+/// it needs, or it reads the same nodes for ever.
+#[test]
+fn a_revert_costs_by_what_differs() {
+    let mut story = Story::with(&Setup { members: vec![65_536], ..Setup::small(4) }, 1 << 29);
+    let places: Vec<u64> = (0..1500).map(|i| i * 179_000).collect();
+    for &block in &places {
+        story.w(block);
+    }
+    story.checkpoint("c");
+    for &block in &places {
+        story.w(block);
+    }
+    story.commit();
+    let before = story.world.pool().counters();
+    story.revert("c");
+    let after = story.world.pool().counters();
+    let reads = (after.node_reads - before.node_reads) / places.len() as u64;
+    let writes = (after.node_writes - before.node_writes) / places.len() as u64;
+    // Three nodes above each block in each of the two trees; three new ones.
+    assert!(reads <= 12, "{reads} node reads for each differing block");
+    assert!(writes <= 8, "{writes} node writes for each differing block");
+    story.end();
+}
+
 /// How many points the scale test makes: a tenth by default, the promised numbers with `DATUM_SCALE=full`.
 fn scale(full: u64) -> u64 {
     if std::env::var("DATUM_SCALE").is_ok_and(|scale| scale == "full") { full } else { full / 20 }

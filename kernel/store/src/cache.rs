@@ -106,6 +106,11 @@ impl Cache {
         Some(entry)
     }
 
+    /// Whether a block is there, without a claim that anybody uses it.
+    pub(crate) fn holds(&self, address: Address) -> bool {
+        self.index.contains_key(&address)
+    }
+
     pub(crate) fn get_mut(&mut self, address: Address) -> Option<&mut Entry> {
         self.entries[*self.index.get(&address)?].as_mut()
     }
@@ -140,13 +145,19 @@ impl Cache {
         entry.pending = pending;
     }
 
+    /// Clean blocks that stay however many are dirty: a step that needs several at once must find them
+    /// together.
+    fn clean_min(&self) -> usize {
+        self.capacity / 8
+    }
+
     /// Adds a block that was read and verified.
     pub(crate) fn insert_clean(&mut self, pointer: &Pointer, block: Block) {
         if self.index.contains_key(&pointer.address) {
             return;
         }
         // Here and after a commit, never within a tree update: it must find again what its preparation found.
-        while self.index.len() >= self.capacity && self.evict() {}
+        while self.index.len() >= self.capacity && self.clock.len() > self.clean_min() && self.evict() {}
         self.insert(Entry {
             address: pointer.address,
             birth: pointer.birth,

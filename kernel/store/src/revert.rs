@@ -190,13 +190,15 @@ impl<D: BlockDevice> Shell<D> {
                     "the revert was cancelled; the volume is as it was",
                 ));
             }
+            // Each attempt may leave something dirty behind, also one that stopped for want of a block.
             self.throttle().await?;
-            let done = self.run(|engine| engine.build_step(building, volume, &mut cursor)).await?;
+            let step = self.attempt(|engine| engine.build_step(building, volume, &mut cursor)).await?;
             progress.set(cursor.min(blocks) as f32 / blocks as f32);
-            if done || cursor >= TREE_BLOCKS {
-                return Ok(());
+            match step {
+                Some(done) if done || cursor >= TREE_BLOCKS => return Ok(()),
+                Some(_) => yield_now().await,
+                None => {}
             }
-            yield_now().await;
         }
     }
 }

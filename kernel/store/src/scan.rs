@@ -2,11 +2,15 @@
 //! not tell apart, so that its cost follows what differs and not the size of the volume.
 
 use crate::cache::LEVELS;
-use crate::forest::{Forest, Step, slot_of, span};
-use crate::format::pointer::pointer_at;
+use crate::device::Block;
+use crate::forest::{Forest, Step, Stop, slot_of, span};
+use crate::format::pointer::{change_at, pointer_at};
 use crate::format::{NODE_FANOUT, Pointer};
-use crate::types::{BlockIndex, Content, Extent, View};
+use crate::types::{BlockIndex, ChangeId, Content, Extent, View};
 use alloc::vec::Vec;
+
+/// Nodes that a query reads at the same time.
+const READ_AHEAD: usize = 16;
 
 /// An extent query under way.
 #[derive(Debug)]
@@ -30,6 +34,20 @@ impl Scan {
         let uniform = level == 0 || pointer.is_hole() || !changed;
         let change = pointer.change;
         uniform.then_some(Extent { first: BlockIndex(self.at), blocks: 0, content, changed, change })
+    }
+
+    /// The slots from `slot` on that a query for changes passes over, and the newest change among them.
+    fn unchanged(&self, node: &Block, slot: usize) -> (usize, ChangeId) {
+        let View::Changes(since) = self.view else { return (slot, ChangeId(0)) };
+        let mut newest = ChangeId(0);
+        for slot in slot..NODE_FANOUT {
+            let change = change_at(node, slot);
+            if change > since {
+                return (slot, newest);
+            }
+            newest = newest.max(change);
+        }
+        (NODE_FANOUT, newest)
     }
 
     fn alike(&self, a: &Extent, b: &Extent) -> bool {
@@ -90,11 +108,32 @@ impl Forest {
         }
         // What cannot be uniform is no hole: the node is looked up once for all its pointers.
         let node = self.load(pointer)?.block();
-        let from = if scan.at > base { slot_of(scan.at, level) } else { 0 };
-        for slot in from..NODE_FANOUT {
-            let child = pointer_at(node, slot);
-            if !self.scan_below(&child, level - 1, base + slot as u64 * span(level - 1), scan, budget)? {
-                return Ok(false);
+        let below = level - 1;
+        let start = |slot: usize| base + slot as u64 * span(below);
+        let mut slot = if scan.at > base { slot_of(scan.at, level) } else { 0 };
+        while slot < NODE_FANOUT && scan.at < scan.end {
+            let (end, change) = scan.unchanged(node, slot);
+            if end > slot {
+                let first = BlockIndex(scan.at);
+                let run = Extent { first, blocks: 0, content: Content::Data, changed: false, change };
+                if !scan.add(run, start(end)) {
+                    return Ok(false);
+                }
+                slot = end;
+                continue;
+            }
+            match self.scan_below(&pointer_at(node, slot), below, start(slot), scan, budget) {
+                Ok(true) => slot += 1,
+                Err(Stop::Miss(mut missing)) => {
+                    let next = (slot + 1..NODE_FANOUT).take_while(|&slot| start(slot) < scan.end);
+                    let next = next.map(|slot| pointer_at(node, slot));
+                    let unread =
+                        |p: &Pointer| scan.classify(p, below).is_none() && !self.cache.holds(p.address);
+                    let room = READ_AHEAD.saturating_sub(missing.len());
+                    missing.extend(next.filter(unread).take(room));
+                    return Err(Stop::Miss(missing));
+                }
+                ended => return ended,
             }
         }
         Ok(true)

@@ -65,16 +65,23 @@ impl<D: BlockDevice> Shell<D> {
     /// Runs a step until it comes to an end.
     pub(crate) async fn run<T>(&self, mut step: impl FnMut(&mut Engine) -> Step<T>) -> Result<T> {
         loop {
-            let outcome = step(&mut self.engine.borrow_mut());
-            match outcome {
-                Ok(value) => return Ok(value),
-                Err(Stop::Miss(pointers)) => self.load_all(&pointers).await?,
-                Err(Stop::Window { purpose, blocks, urgency }) => {
-                    self.refill(purpose, blocks, urgency).await?
-                }
-                Err(Stop::Failed(error)) => return Err(error),
+            if let Some(value) = self.attempt(&mut step).await? {
+                return Ok(value);
             }
         }
+    }
+
+    /// Runs a step once; `None` where it got to its end only in part, or not at all, and what it missed is
+    /// there now.
+    pub(crate) async fn attempt<T>(&self, step: impl FnOnce(&mut Engine) -> Step<T>) -> Result<Option<T>> {
+        let outcome = step(&mut self.engine.borrow_mut());
+        match outcome {
+            Ok(value) => return Ok(Some(value)),
+            Err(Stop::Miss(pointers)) => self.load_all(&pointers).await?,
+            Err(Stop::Window { purpose, blocks, urgency }) => self.refill(purpose, blocks, urgency).await?,
+            Err(Stop::Failed(error)) => return Err(error),
+        }
+        Ok(None)
     }
 
     /// Keeps what this reader may look up from being reused while the guard lives. To be called in the same

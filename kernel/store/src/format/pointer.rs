@@ -83,18 +83,27 @@ impl Pointer {
 /// The pointer in `slot` of a node's block.
 #[inline]
 pub(crate) fn pointer_at(node: &[u8; BLOCK_SIZE], slot: usize) -> Pointer {
-    let field = |n: usize| {
-        let at = slot * POINTER_SIZE + n * 8;
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&node[at..at + 8]);
-        u64::from_le_bytes(bytes)
-    };
+    let field = |n: usize| field_at(node, slot, n);
     Pointer {
         address: Address(field(0)),
         birth: Epoch(field(1)),
         change: ChangeId(field(2)),
         checksum: field(3),
     }
+}
+
+/// The change id of the pointer in `slot` alone, for walks that pass over most.
+#[inline]
+pub(crate) fn change_at(node: &[u8; BLOCK_SIZE], slot: usize) -> ChangeId {
+    ChangeId(field_at(node, slot, 2))
+}
+
+#[inline]
+fn field_at(node: &[u8; BLOCK_SIZE], slot: usize, field: usize) -> u64 {
+    let at = slot * POINTER_SIZE + field * 8;
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&node[at..at + 8]);
+    u64::from_le_bytes(bytes)
 }
 
 /// Puts a pointer into `slot` of a node's block.
