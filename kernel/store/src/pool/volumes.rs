@@ -1,0 +1,187 @@
+//! A pool's volumes.
+
+use super::Pool;
+use crate::catalog::Listing;
+use crate::device::{BLOCK_SIZE, BlockDevice};
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::journal::Body;
+use crate::image::Image;
+use crate::limits::VOLUME_SIZE_MAX;
+use crate::pool::Progress;
+use crate::transaction::Transaction;
+use crate::types::{Name, TimelineId, VolumeInfo};
+use alloc::vec::Vec;
+
+impl<D: BlockDevice> Pool<D> {
+    /// Makes an empty volume. `size` in bytes, a multiple of 4096 up to 64 TiB.
+    ///
+    /// # Errors
+    /// `Invalid` for the size.
+    pub async fn create_volume(
+        &self,
+        name: &Name,
+        size: u64,
+        timeline: TimelineId,
+        time: u64,
+    ) -> Result<VolumeInfo> {
+        check_size(size)?;
+        self.administer(|_| Ok(Body::CreateVolume { name: name.clone(), size, timeline, time })).await?;
+        self.volume(name).await
+    }
+
+    /// Volumes in the order of their creation, after the named one, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`Pool`].
+    pub async fn volumes(&self, after: Option<&Name>, limit: usize) -> Result<Vec<VolumeInfo>> {
+        let mut listing = Listing::new(limit);
+        self.ask(|t| t.list_volumes(after, &mut listing)).await?;
+        let mut infos = listing.items;
+        infos.iter_mut().for_each(|info| info.suspended = self.0.gates.is_suspended(info.id));
+        Ok(infos)
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// See [`Pool`].
+    pub async fn volume(&self, name: &Name) -> Result<VolumeInfo> {
+        let mut info = self.ask(|t| t.named_volume(name).and_then(|id| t.volume_info(id))).await?;
+        info.suspended = self.0.gates.is_suspended(info.id);
+        Ok(info)
+    }
+
+    /// Gives a volume another name; images of it stay open.
+    ///
+    /// # Errors
+    /// See [`Pool`].
+    pub async fn rename_volume(&self, name: &Name, new_name: &Name) -> Result<VolumeInfo> {
+        let body = |t: &mut Transaction<'_>| {
+            Ok(Body::RenameVolume { volume: t.named_volume(name)?, name: new_name.clone() })
+        };
+        self.administer(body).await?;
+        self.volume(new_name).await
+    }
+
+    /// Changes a volume's size; open images see the new one. What comes or goes counts as trimmed.
+    ///
+    /// # Errors
+    /// `Invalid` for the size.
+    pub async fn resize_volume(&self, name: &Name, size: u64) -> Result<VolumeInfo> {
+        check_size(size)?;
+        self.administer(|t| Ok(Body::ResizeVolume { volume: t.named_volume(name)?, size })).await?;
+        self.volume(name).await
+    }
+
+    /// Deletes a volume with its checkpoints and reference points. Space that clones need stays.
+    ///
+    /// # Errors
+    /// See [`Pool`].
+    pub async fn delete_volume(&self, name: &Name) -> Result<()> {
+        let volume = self.ask(|t| t.named_volume(name)).await?;
+        self.administer(|t| Ok(Body::DeleteVolume { volume: t.named_volume(name)? })).await?;
+        self.0.gates.set_suspended(volume, false);
+        self.0.changed.notify();
+        Ok(())
+    }
+
+    /// Makes a volume with a checkpoint's contents, sharing them.
+    ///
+    /// # Errors
+    /// `Limit` for a chain of clones that is too long.
+    pub async fn clone_volume(
+        &self,
+        volume: &Name,
+        checkpoint: &Name,
+        name: &Name,
+        timeline: TimelineId,
+        time: u64,
+    ) -> Result<VolumeInfo> {
+        let source = self.ask(|t| t.named_volume(volume)).await?;
+        self.0.settle_counts(source).await?;
+        let body = |t: &mut Transaction<'_>| {
+            let (_, checkpoint) = t.named_checkpoint(volume, checkpoint)?;
+            Ok(Body::CloneVolume { checkpoint, name: name.clone(), timeline, time })
+        };
+        self.administer(body).await?;
+        self.volume(name).await
+    }
+
+    /// Gives a volume a checkpoint's contents. Its requests wait meanwhile; open images then see the
+    /// reverted contents. Later checkpoints stay, and so do reference points.
+    ///
+    /// # Errors
+    /// `Cancelled`: the volume is as it was.
+    pub async fn revert_volume(
+        &self,
+        volume: &Name,
+        checkpoint: &Name,
+        progress: &Progress,
+    ) -> Result<VolumeInfo> {
+        let (id, checkpoint) = self.ask(|t| t.named_checkpoint(volume, checkpoint)).await?;
+        self.0.settle_counts(id).await?;
+        self.0.revert(id, checkpoint, progress).await?;
+        self.0.changed.notify();
+        self.volume(volume).await
+    }
+
+    /// Holds a volume's requests. Returns once none is under way.
+    ///
+    /// # Errors
+    /// See [`Pool`].
+    pub async fn suspend_volume(&self, name: &Name) -> Result<()> {
+        let volume = self.ask(|t| t.named_volume(name)).await?;
+        self.0.gates.set_suspended(volume, true);
+        self.0.changed.until(|| self.0.gates.is_quiet(volume)).await;
+        Ok(())
+    }
+
+    /// Lets a volume's requests go on.
+    ///
+    /// # Errors
+    /// See [`Pool`].
+    pub async fn resume_volume(&self, name: &Name) -> Result<()> {
+        let volume = self.ask(|t| t.named_volume(name)).await?;
+        self.0.gates.set_suspended(volume, false);
+        self.0.changed.notify();
+        Ok(())
+    }
+
+    /// Opens the live volume, or one of its checkpoints to read.
+    ///
+    /// # Errors
+    /// See [`Pool`].
+    pub async fn open_image(&self, volume: &Name, checkpoint: Option<&Name>) -> Result<Image<D>> {
+        let found = |engine: &mut Engine| {
+            let mut t = Transaction::new(engine);
+            let Some(checkpoint) = checkpoint else {
+                let id = t.named_volume(volume)?;
+                engine.load_head(id)?;
+                return Ok((id, None));
+            };
+            let (id, checkpoint) = t.named_checkpoint(volume, checkpoint)?;
+            let size = t.version(checkpoint)?.size;
+            Ok((id, Some((checkpoint, size))))
+        };
+        let (id, checkpoint) = self.0.run(found).await?;
+        Ok(Image::new(self.0.clone(), id, checkpoint))
+    }
+}
+
+fn check_size(size: u64) -> Result<()> {
+    if size > VOLUME_SIZE_MAX {
+        return Err(Error::new(
+            ErrorKind::Limit,
+            format_args!("a volume has at most 64 TiB; {size} bytes are more"),
+        ));
+    }
+    let valid =
+        (BLOCK_SIZE as u64..=VOLUME_SIZE_MAX).contains(&size) && size.is_multiple_of(BLOCK_SIZE as u64);
+    if !valid {
+        let message =
+            format_args!("a volume's size must be a multiple of 4096 bytes and not 0; {size} is not");
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    Ok(())
+}
