@@ -48,6 +48,18 @@ fn a_rotten_data_block_is_an_error_and_its_neighbours_are_not() {
     });
 }
 
+/// A disk that did not answer has proven nothing of what lies on it: a check called its superblocks damaged.
+#[test]
+fn a_superblock_that_cannot_be_read_is_not_called_damaged() {
+    let mut story = Story::new(1, 100);
+    story.fill(0, 10);
+    story.commit();
+    story.world.disks[0].add(Rule::always(Request::Read).within(0..1));
+    let check = story.world.call(async |pool| pool.check(&Progress::new()).await).expect("a check reports");
+    let found = check.findings.join("; ");
+    assert!(found.contains("of disk vd0 cannot be read") && !found.contains("damaged"), "{found}");
+}
+
 /// A block that was lost, swapped with another, or left at an older state is as bad as a rotten one.
 #[test]
 fn misplaced_stale_and_zeroed_blocks_are_errors() {

@@ -45,19 +45,28 @@ impl<D: BlockDevice> Checker<'_, D> {
     pub(crate) async fn check_superblocks(&mut self) {
         let members = self.superblock.members.clone();
         for (member, blocks) in members.into_iter().enumerate() {
+            let disk = self.shell.devices[member].name();
             let mut newest = 0;
             for place in superblock_places(blocks) {
-                let read = self.shell.read_blocks(Address::new(member, place), 1).await.unwrap_or_default();
+                let read = match self.shell.read_blocks(Address::new(member, place), 1).await {
+                    Ok(read) => read,
+                    Err(error) => {
+                        let what =
+                            format!("the superblock at block {place} of disk {disk} cannot be read: {error}");
+                        self.find(what);
+                        continue;
+                    }
+                };
                 let bytes = read.first().and_then(|block| block[..SUPERBLOCK_SIZE].try_into().ok());
                 match bytes.map(Superblock::decode) {
                     Some(Ok(found)) => newest = newest.max(found.commit),
                     // A pool of a single commit has written only one slot.
                     _ if self.superblock.commit < 2 => {}
-                    _ => self.find(format!("the superblock at block {place} of member {member} is damaged")),
+                    _ => self.find(format!("the superblock at block {place} of disk {disk} is damaged")),
                 }
             }
             if newest < self.superblock.commit {
-                self.find(format!("member {member} has no superblock of commit {}", self.superblock.commit));
+                self.find(format!("disk {disk} has no superblock of commit {}", self.superblock.commit));
             }
         }
     }
