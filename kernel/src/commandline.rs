@@ -4,13 +4,15 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use datum_boot::PanicAction;
-use datum_service::PoolOption;
+use datum_service::{PoolOption, Takeover};
 
 /// What the operator asked for.
 #[derive(Debug)]
 pub(crate) struct Options {
     /// `pool=`: what to do about a pool.
     pub(crate) pool: PoolOption,
+    /// `takeover=`: what to do about a pool that was not closed.
+    pub(crate) takeover: Takeover,
     /// `panic=`: what to do after a panic or a fault.
     pub(crate) panic: PanicAction,
     /// `selftest=`: the fault to provoke, for tests.
@@ -24,6 +26,7 @@ impl Options {
     pub(crate) fn parse(line: &'static str) -> Self {
         let mut options = Self {
             pool: PoolOption::Open,
+            takeover: Takeover::Wait,
             panic: PanicAction::Reset,
             selftest: None,
             complaints: Vec::new(),
@@ -44,6 +47,7 @@ impl Options {
             "pool" => {
                 self.pool = PoolOption::parse(value).ok_or_else(|| wrong(word, "open, auto or none"))?
             }
+            "takeover" => self.takeover = Takeover::parse(value).ok_or_else(|| wrong(word, "wait or now"))?,
             "panic" => self.panic = panic_action(value).ok_or_else(|| wrong(word, "reset, halt or exit"))?,
             "selftest" => self.selftest = Some(value),
             _ => return Err(format!("option '{word}' is ignored: there is no '{key}'")),

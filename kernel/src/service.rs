@@ -41,6 +41,7 @@ pub(crate) async fn start(executor: Executor, options: Options) {
         disks: devices.disks,
         problems: devices.problems,
         pool: options.pool,
+        takeover: options.takeover,
         environment: Machine::new(devices.seed),
         version: env!("CARGO_PKG_VERSION").into(),
         cache_blocks: (heap.saturating_sub(FIXED_BYTES) / 2).max(CACHE_BYTES_MIN) / BLOCK_BYTES,

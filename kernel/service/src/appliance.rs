@@ -9,7 +9,10 @@ use crate::disks::{Disk, Disks, FoundDisk, Members, chain, random_identity};
 use crate::environment::Environment;
 use crate::events::{Event, Events};
 use crate::jobs::Jobs;
-use crate::limits::{COMMIT_INTERVAL_NANOSECONDS, WATCH_INTERVAL_NANOSECONDS};
+use crate::limits::{
+    ANSWER_INTERVAL_NANOSECONDS, CHALLENGE_NANOSECONDS, COMMIT_INTERVAL_NANOSECONDS,
+    GUARD_INTERVAL_NANOSECONDS, WATCH_INTERVAL_NANOSECONDS,
+};
 use crate::port::Port;
 use crate::sessions::{Session, Sessions};
 use crate::signal::Signal;
@@ -23,7 +26,7 @@ use core::cell::{Cell, RefCell};
 use core::future::Future;
 use datum_protocol::control::{Command, ErrorObject};
 use datum_store::device::BlockDevice;
-use datum_store::{Config, Error, ErrorKind, Name, NewPool, Pool, Result};
+use datum_store::{Challenge, Config, Error, ErrorKind, Name, NewPool, Pool, Result};
 use serde_json::Value;
 
 /// The pool's name where nobody gave one.
@@ -53,6 +56,27 @@ impl PoolOption {
     }
 }
 
+/// What to do about a pool that was not closed: its appliance may have lost power, or be running still.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Takeover {
+    /// Ask it, and wait two seconds for an answer.
+    #[default]
+    Wait,
+    /// Open the pool at once: the operator knows that nobody has it.
+    Now,
+}
+
+impl Takeover {
+    /// The value of `takeover=` on the kernel command line.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "wait" => Some(Self::Wait),
+            "now" => Some(Self::Now),
+            _ => None,
+        }
+    }
+}
+
 /// What an appliance is made of.
 pub struct Setup<D, E> {
     /// The disks found, in discovery order.
@@ -61,6 +85,8 @@ pub struct Setup<D, E> {
     pub problems: Vec<String>,
     /// `pool=`.
     pub pool: PoolOption,
+    /// `takeover=`.
+    pub takeover: Takeover,
     /// Time, randomness and power.
     pub environment: E,
     /// The product's version.
@@ -91,6 +117,7 @@ pub struct Appliance<D: BlockDevice, E: Environment> {
     pub(crate) sessions: Sessions,
     pub(crate) started: u64,
     option: PoolOption,
+    takeover: Takeover,
     config: Config,
     pool: RefCell<PoolState<D>>,
     creating: Cell<bool>,
@@ -113,6 +140,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             sessions: Sessions::default(),
             started: environment.monotonic_nanoseconds(),
             option: setup.pool,
+            takeover: setup.takeover,
             config: Config::new(setup.cache_blocks),
             pool: RefCell::new(PoolState::Opening),
             creating: Cell::new(false),
@@ -257,7 +285,25 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     }
 
     async fn open(&self, members: Vec<Disk<D>>) -> Result<Pool<Disk<D>>> {
-        Pool::open(members, self.environment.random(), self.config).await
+        let incarnation = self.environment.random();
+        if self.takeover == Takeover::Wait {
+            self.challenge(&members, incarnation).await?;
+        }
+        Pool::open(members, incarnation, self.config).await
+    }
+
+    /// Makes sure that no other appliance has the pool open.
+    async fn challenge(&self, members: &[Disk<D>], incarnation: u64) -> Result<()> {
+        let Some(challenge) = Challenge::ask(members, incarnation).await? else { return Ok(()) };
+        for _ in 0..CHALLENGE_NANOSECONDS / ANSWER_INTERVAL_NANOSECONDS {
+            self.environment.sleep(ANSWER_INTERVAL_NANOSECONDS).await;
+            if challenge.is_answered(members).await? {
+                let message =
+                    "another appliance has the pool open; stop it, or give this one other disks, and restart";
+                return Err(Error::new(ErrorKind::InUse, message));
+            }
+        }
+        Ok(())
     }
 
     async fn create(&self, disks: Vec<Disk<D>>, name: Name) -> Result<Pool<Disk<D>>> {
@@ -310,11 +356,20 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     fn adopt(self: &Rc<Self>, pool: Pool<Disk<D>>) {
         let background = pool.clone();
         self.tasks.spawn(async move { background.background().await });
+        let (appliance, guarded) = (self.clone(), pool.clone());
+        self.tasks.spawn(async move { appliance.guard(&guarded).await });
         let appliance = self.clone();
         let watched = pool.clone();
         self.tasks.spawn(async move { appliance.watch(&watched).await });
         self.publish(&Event::PoolOpened { name: pool.status().name.to_string() });
         self.set(PoolState::Open(pool));
+    }
+
+    /// Answers other appliances that ask for the pool, for as long as it is this one's.
+    async fn guard(&self, pool: &Pool<Disk<D>>) {
+        while pool.guard().await.is_ok() {
+            self.environment.sleep(GUARD_INTERVAL_NANOSECONDS).await;
+        }
     }
 
     /// Commits by time, and says so when the pool stops taking writes.

@@ -27,5 +27,5 @@ mod signal;
 mod tasks;
 mod time;
 
-pub use appliance::{Appliance, PoolOption, Setup};
+pub use appliance::{Appliance, PoolOption, Setup, Takeover};
 pub use disks::{Disk, FoundDisk};

@@ -51,6 +51,15 @@ pub const DISKS_MAX: usize = 64;
 /// How long written data may stay outside a commit.
 pub const COMMIT_INTERVAL_NANOSECONDS: u64 = 5_000_000_000;
 
+/// How often an appliance looks whether another one asks for its pool, or has taken it over.
+pub const GUARD_INTERVAL_NANOSECONDS: u64 = 250_000_000;
+
+/// How long an appliance that finds a pool not closed waits for an answer from whoever has it open.
+pub const CHALLENGE_NANOSECONDS: u64 = 2_000_000_000;
+
+/// How often it looks for the answer.
+pub const ANSWER_INTERVAL_NANOSECONDS: u64 = 50_000_000;
+
 /// How often the pool is looked at for a turn to read-only.
 pub const WATCH_INTERVAL_NANOSECONDS: u64 = 1_000_000_000;
 

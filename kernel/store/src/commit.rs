@@ -204,6 +204,7 @@ impl<D: BlockDevice> Shell<D> {
         };
         self.write_frozen(&frozen).await?;
         self.flush_members().await?;
+        self.check_owner().await?;
         self.changed.until(|| !self.engine.borrow().journal.busy).await;
         self.check_alive()?;
         let log = {

@@ -29,6 +29,7 @@ mod map;
 mod names;
 mod open;
 mod operations;
+mod owner;
 mod pool;
 mod release;
 mod revert;
@@ -46,6 +47,7 @@ pub use device::{BLOCK_SIZE, Block, BlockDevice, DeviceError, Geometry, Transfer
 pub use error::{Error, ErrorKind, Result};
 pub use image::Image;
 pub use open::{Probe, probe};
+pub use owner::Challenge;
 pub use pool::{Config, NewPool, Pool, Progress, Release, Since};
 pub use token::Token;
 pub use types::*;

@@ -28,8 +28,9 @@ pub(crate) const TRIM_INLINE_LEAVES: u64 = 32;
 pub(crate) const STEP_POINTERS: usize = 512;
 /// Freed extents in memory at which a commit lists them, and background freeing waits for it.
 pub(crate) const FREED_EXTENTS_MAX: usize = 16_384;
-/// List blocks (255 extents each) that a sweep takes up at a time, and how many it waits for.
+/// List blocks (255 extents each) that a sweep takes up at a time.
 pub(crate) const FREED_SEGMENT_LISTS: u64 = 64;
+/// How many of them it waits for where space is plenty.
 pub(crate) const FREED_WORTH_SWEEPING: u64 = 16;
 /// Where a failed data write is tried again, how often.
 pub(crate) const WRITE_ATTEMPTS: usize = 4;

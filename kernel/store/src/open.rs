@@ -9,6 +9,7 @@ use crate::device::{BlockDevice, Geometry};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::journal::{Body, Header, LogRecord, Run};
+use crate::format::owner::{Mark, OWNER_BLOCKS};
 use crate::format::pointer::{Checksummer, zeroed_block};
 use crate::format::superblock::{Defect, FreedQueue, LogPosition, SLOTS, SUPERBLOCK_SIZE, Superblock};
 use crate::format::{Address, Pointer};
@@ -100,7 +101,9 @@ async fn is_blank<D: BlockDevice>(device: &D, blocks: u64) -> Result<bool> {
 
 /// The newest valid superblock of a device, and the worst that was found instead. A place that cannot be
 /// read counts as damaged, as long as another one can.
-async fn newest_superblock<D: BlockDevice>(device: &D) -> Result<(Option<Superblock>, Option<Defect>)> {
+pub(crate) async fn newest_superblock<D: BlockDevice>(
+    device: &D,
+) -> Result<(Option<Superblock>, Option<Defect>)> {
     let (mut newest, mut worst, mut unread) = (None::<Superblock>, None, None);
     for place in superblock_places(device.geometry().blocks) {
         let block = match read(device, place, 1).await {
@@ -160,6 +163,7 @@ pub(crate) async fn create<D: BlockDevice>(
     let engine = Engine::new(superblock.clone(), config, new.incarnation);
     let shell = Shell::new(devices, engine);
     shell.write_superblocks(&superblock).await?;
+    shell.mark_owner(Mark { who: new.incarnation, answered: 0 }).await?;
     shell.engine.borrow_mut().lay_out(&superblock);
     let root = |engine: &mut Engine| {
         let mut transaction = Transaction::new(engine);
@@ -184,7 +188,7 @@ fn first_superblock(new: &NewPool, members: &[u64]) -> Superblock {
         map: Pointer::default(),
         log_generation: 1,
         log: LogPosition { block: 0, sequence: 1, chain: 0 },
-        log_first: SLOTS,
+        log_first: SLOTS + OWNER_BLOCKS,
         log_blocks: (members[0] / 64).clamp(256, 8_192),
         freed: FreedQueue::default(),
         next_object: 2,
@@ -193,12 +197,12 @@ fn first_superblock(new: &NewPool, members: &[u64]) -> Superblock {
     }
 }
 
-/// The runs that superblocks and log take, which the free map shows as allocated.
+/// The runs that superblocks, marks and log take, which the free map shows as allocated.
 pub(crate) fn system_runs(superblock: &Superblock) -> Vec<Run> {
     let mut runs = Vec::new();
     for (member, &blocks) in superblock.members.iter().enumerate() {
-        let log = if member == 0 { superblock.log_blocks } else { 0 };
-        runs.push(Run { address: Address::new(member, 0), blocks: SLOTS + log });
+        let first = if member == 0 { superblock.log_first + superblock.log_blocks } else { SLOTS };
+        runs.push(Run { address: Address::new(member, 0), blocks: first });
         runs.push(Run { address: Address::new(member, blocks - SLOTS), blocks: SLOTS });
     }
     runs
@@ -266,6 +270,10 @@ async fn restore<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Option<Error> {
         observations.fold(Error::new(ErrorKind::ReadOnly, message), |e, o| e.observed(o))
     };
     if shell.engine.borrow().failed.is_none() {
+        let mark = Mark { who: shell.engine.borrow().incarnation, answered: 0 };
+        if let Err(error) = shell.mark_owner(mark).await {
+            return Some(damaged(error));
+        }
         // What an earlier life wrote may still be in the devices' caches, where this one would build on it.
         (0..shell.devices.len()).for_each(|member| shell.note_written(member));
         if let Err(error) = shell.flush_members().await {

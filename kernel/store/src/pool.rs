@@ -9,6 +9,7 @@ use crate::engine::{Applied, Engine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forest::{Step, Stop};
 use crate::format::journal::Body;
+use crate::format::owner::Mark;
 use crate::limits::STEP_POINTERS;
 use crate::open;
 use crate::shell::Shell;
@@ -196,9 +197,21 @@ impl<D: BlockDevice> Pool<D> {
     /// `ReadOnly` if that commit failed.
     pub async fn close(&self) -> Result<()> {
         self.0.commit_now(false).await?;
+        self.0.mark_owner(Mark::default()).await?;
+        self.0.flush_members().await?;
         self.0.engine.borrow_mut().failed =
             Some(Error::new(ErrorKind::ReadOnly, "the pool was closed; open it again"));
         Ok(())
+    }
+
+    /// Answers other appliances that ask whether somebody has the pool open, and looks whether one has taken it
+    /// over. The caller calls this several times a second; how often is how long a paused appliance that was
+    /// taken for dead may go on acknowledging.
+    ///
+    /// # Errors
+    /// `ReadOnly`: another appliance has the pool now; nothing is acknowledged any more.
+    pub async fn guard(&self) -> Result<()> {
+        self.0.guard_owner().await
     }
 
     /// The pool as a whole.

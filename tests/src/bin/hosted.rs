@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use datum_service::environment::{Environment, MemoryUsage, Power};
 use datum_service::port::{Chunk, Disconnected, Port};
-use datum_service::{Appliance, FoundDisk, PoolOption, Setup};
+use datum_service::{Appliance, FoundDisk, PoolOption, Setup, Takeover};
 use datum_store::device::{Block, BlockDevice, DeviceError, Geometry, Transfer};
 use futures_executor::LocalPool;
 use futures_util::task::LocalSpawnExt;
@@ -47,6 +47,9 @@ struct Arguments {
     /// open, auto or none.
     #[arg(long, default_value = "auto")]
     pool: String,
+    /// What to do about a pool that was not closed: wait or now.
+    #[arg(long, default_value = "wait")]
+    takeover: String,
     /// Metadata blocks held in memory.
     #[arg(long, default_value_t = 4096)]
     cache_blocks: usize,
@@ -58,6 +61,7 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let pool = PoolOption::parse(&arguments.pool).context("--pool is open, auto or none")?;
+    let takeover = Takeover::parse(&arguments.takeover).context("--takeover is wait or now")?;
     let host = Host::default();
     let mut disks = Vec::new();
     for path in &arguments.disks {
@@ -67,6 +71,7 @@ fn main() -> Result<()> {
         disks,
         problems: Vec::new(),
         pool,
+        takeover,
         environment: host.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         cache_blocks: arguments.cache_blocks,

@@ -52,7 +52,8 @@ impl Stage {
         Stage { directory, _slot: slot }
     }
 
-    /// A q35 of 64 MiB with control, console and one NBD port, no disk, and `pool=auto`. A panic ends it.
+    /// A q35 of 64 MiB with control, console and one NBD port, no disk, and `pool=auto`. A panic ends it. It does not
+    /// wait for the owner of a pool that was not closed: QEMU's lock on the disk has told already.
     pub fn machine(&self) -> Machine {
         let kernel = std::env::var_os("DATUM_KERNEL").map_or_else(xtask::kernel::elf_path, PathBuf::from);
         Machine::new(kernel, self.path("run"))
@@ -60,6 +61,7 @@ impl Stage {
             .limit(MACHINE_LIMIT)
             .option("pool=auto")
             .option("panic=exit")
+            .option("takeover=now")
     }
 
     /// The machine, with one disk of this size.

@@ -66,10 +66,8 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        // A lazy unmount always succeeds on a mount; the program has nobody left to serve.
+        // Also where the program has ended: one that lost its volume may leave its mount behind. A lazy unmount always
+        // succeeds on a mount; the program has nobody left to serve.
         let _ =
             Command::new("fusermount3").args(["-u", "-z"]).arg(&self.point).stderr(Stdio::null()).status();
         let _ = self.child.kill();

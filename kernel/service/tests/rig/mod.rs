@@ -8,7 +8,7 @@ pub mod nbd;
 pub mod port;
 
 use datum_service::environment::{Environment, MemoryUsage, Power};
-use datum_service::{Appliance, FoundDisk, PoolOption, Setup};
+use datum_service::{Appliance, FoundDisk, PoolOption, Setup, Takeover};
 use disk::MemoryDisk;
 use futures_executor::{LocalPool, LocalSpawner};
 use port::{Client, MemoryPort};
@@ -72,6 +72,24 @@ impl Environment for Bench {
     }
 }
 
+fn appliance(bench: &Bench, disks: &[&MemoryDisk], pool: PoolOption) -> Rc<Appliance<MemoryDisk, Bench>> {
+    let found = disks
+        .iter()
+        .enumerate()
+        .map(|(slot, disk)| FoundDisk { device: (*disk).clone(), location: format!("0000:00:{slot:02x}.0") })
+        .collect();
+    Appliance::new(Setup {
+        disks: found,
+        problems: Vec::new(),
+        pool,
+        takeover: Takeover::Wait,
+        environment: bench.clone(),
+        version: "0.1.0".into(),
+        cache_blocks: 1024,
+        buffer_bytes: 4 << 20,
+    })
+}
+
 /// One appliance, its executor and its ports.
 pub struct Rig {
     executor: LocalPool,
@@ -83,32 +101,31 @@ pub struct Rig {
 impl Rig {
     /// An appliance over these disks, started.
     pub fn start(disks: &[&MemoryDisk], pool: PoolOption) -> Self {
-        let found = disks
-            .iter()
-            .enumerate()
-            .map(|(slot, disk)| FoundDisk {
-                device: (*disk).clone(),
-                location: format!("0000:00:{slot:02x}.0"),
-            })
-            .collect();
+        Self::start_as(0, disks, pool).0
+    }
+
+    /// The same as the `number`th of several, which draw other numbers. Returns what it says of its pool too.
+    pub fn start_as(number: u64, disks: &[&MemoryDisk], pool: PoolOption) -> (Self, String) {
         let bench = Bench::default();
-        let appliance = Appliance::new(Setup {
-            disks: found,
-            problems: Vec::new(),
-            pool,
-            environment: bench.clone(),
-            version: "0.1.0".into(),
-            cache_blocks: 1024,
-            buffer_bytes: 4 << 20,
-        });
+        bench.0.drawn.set(number << 32);
+        let appliance = appliance(&bench, disks, pool);
         let executor = LocalPool::new();
         let spawner = executor.spawner();
         let mut rig = Self { executor, spawner, bench, appliance };
         let background = rig.appliance.clone();
         rig.spawn(async move { background.background().await });
         let starting = rig.appliance.clone();
-        rig.run(async move { starting.start().await });
-        rig
+        let said = rig.run(async move { starting.start().await });
+        (rig, said)
+    }
+
+    /// Starts another appliance in the same time; returns what it says of its pool.
+    pub fn start_beside(&mut self, number: u64, disk: &MemoryDisk) -> String {
+        self.bench.0.drawn.set(number << 32);
+        let other = appliance(&self.bench, &[disk], PoolOption::Open);
+        let background = other.clone();
+        self.spawn(async move { background.background().await });
+        self.run(async move { other.start().await })
     }
 
     /// An appliance with a fresh pool on one disk of this many MiB.
@@ -149,6 +166,17 @@ impl Rig {
     /// Lets everything happen that can without time passing.
     pub fn settle(&mut self) {
         self.executor.run_until_stalled();
+    }
+
+    /// Nanoseconds that have passed.
+    pub fn now(&self) -> u64 {
+        self.bench.0.now.get()
+    }
+
+    /// Lets time pass.
+    pub fn sleep(&mut self, nanoseconds: u64) {
+        let bench = self.bench.clone();
+        self.run(async move { bench.sleep(nanoseconds).await });
     }
 
     pub fn power(&self) -> Option<Power> {

@@ -7,6 +7,7 @@
 pub(crate) mod codec;
 pub(crate) mod journal;
 pub(crate) mod object;
+pub(crate) mod owner;
 pub(crate) mod pointer;
 pub(crate) mod superblock;
 
