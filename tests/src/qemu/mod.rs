@@ -5,6 +5,7 @@
 //! at the latest, and a test that ends well has seen no panic on COM1.
 
 pub mod chronicle;
+pub mod failing;
 pub mod load;
 mod monitor;
 mod slot;
