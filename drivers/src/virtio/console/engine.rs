@@ -147,7 +147,7 @@ impl<T: DeviceTransport> Engine<T> {
         for slot in &mut self.slots {
             if let Slot::Port(port) = slot
                 && port.host_open
-                && port.closing.is_none_or(|ticket| self.control.is_done(ticket))
+                && port.unsettled.is_none_or(|ticket| self.control.is_done(ticket))
             {
                 port.accepting.wake_into(&mut self.woken);
             }
@@ -188,8 +188,12 @@ impl<T: DeviceTransport> Engine<T> {
             let receive = Queue::new(receive, self.features, 0, 0);
             let transmit = Queue::new(transmit, self.features, TRANSMIT_TABLES, TRANSMIT_TABLE_ENTRIES);
             if let (Ok(receive), Ok(transmit)) = (receive, transmit) {
-                *slot = Slot::Port(Box::new(PortState::new(receive, transmit)));
-                self.control.send(ControlMessage::PortReady(number as u32));
+                let mut port = PortState::new(receive, transmit);
+                // A client that is there already is announced when it connects and once more in the answer to
+                // this. Who greeted it in between would take the second for another client, and drop what the
+                // first had sent.
+                port.unsettled = Some(self.control.send(ControlMessage::PortReady(number as u32)));
+                *slot = Slot::Port(Box::new(port));
             }
         }
     }
@@ -204,7 +208,7 @@ impl<T: DeviceTransport> Engine<T> {
         }
         if port.end_open && !port.speaks_first {
             port.end_open = false;
-            port.closing = Some(self.control.send(ControlMessage::PortOpen(number as u32, false)));
+            port.unsettled = Some(self.control.send(ControlMessage::PortOpen(number as u32, false)));
         }
     }
 
@@ -217,8 +221,8 @@ impl<T: DeviceTransport> Engine<T> {
         }
         let fault = self.fault.is_some();
         let Some(Slot::Port(port)) = self.slots.get_mut(number) else { return Poll::Pending };
-        let closed = port.closing.is_none_or(|ticket| self.control.is_done(ticket));
-        if fault || !port.host_open || !closed {
+        let settled = port.unsettled.is_none_or(|ticket| self.control.is_done(ticket));
+        if fault || !port.host_open || !settled {
             port.accepting.register(context);
             return Poll::Pending;
         }

@@ -36,8 +36,9 @@ pub(super) struct PortState {
     pub(super) in_session: bool,
     /// Sessions so far.
     session: u64,
-    /// The control message that closed our end last; nothing is accepted before it is done.
-    pub(super) closing: Option<Ticket>,
+    /// The control message that made the port ready, or closed our end last; nothing is accepted before its answers
+    /// are in.
+    pub(super) unsettled: Option<Ticket>,
     /// The device may move data towards us.
     pub(super) end_open: bool,
     /// A client may speak before it is greeted.
@@ -69,7 +70,7 @@ impl PortState {
             host_open: false,
             in_session: false,
             session: 0,
-            closing: None,
+            unsettled: None,
             end_open: false,
             speaks_first: false,
             receive,
@@ -190,7 +191,7 @@ impl PortState {
         // left something, it lost.
         let newest = self.transmit.owners().map(|message| message.session()).max();
         self.take_back_before(newest.unwrap_or(0));
-        self.closing = None;
+        self.unsettled = None;
         self.in_session = true;
         self.session += 1;
     }
