@@ -97,7 +97,7 @@ pub(crate) struct Engine {
 /// What applying an operation came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Applied {
-    /// The object it made, if any.
+    /// The object it made, or else changed.
     pub(crate) object: ObjectId,
 }
 
@@ -226,7 +226,7 @@ impl Engine {
             });
         head.allocated += added;
         self.heads.insert(volume, Head { dirty: true, ..head });
-        Ok(Applied::default())
+        Ok(Applied { object: volume })
     }
 
     /// Takes over the epoch of an operation; a replay advances by it.
@@ -267,7 +267,7 @@ impl Engine {
             plan.set_version_root(job, trimmed.dropped);
             plan.apply(self);
         }
-        Ok(Applied::default())
+        Ok(Applied { object: volume })
     }
 
     /// Growth and shrinking count as a trim of what comes or goes.
@@ -276,7 +276,7 @@ impl Engine {
         let blocks = size / crate::device::BLOCK_SIZE as u64;
         let (low, high) = (blocks.min(head.blocks()), blocks.max(head.blocks()));
         if low == high {
-            return Ok(Applied::default());
+            return Ok(Applied { object: volume });
         }
         let range = TrimRange::new(low, high - low, high);
         self.apply_trim(operation, volume, range, high - low, size)

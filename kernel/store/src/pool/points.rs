@@ -41,12 +41,14 @@ impl<D: BlockDevice> Pool<D> {
             let volumes = volumes.iter().map(|volume| t.named_volume(volume)).collect::<Step<Vec<_>>>()?;
             Ok(Body::Checkpoint { volumes, name: name.clone(), time, incarnation })
         };
-        self.administer(body).await?;
-        let mut infos = Vec::new();
-        for volume in volumes {
-            infos.push(self.checkpoint(volume, name).await?);
-        }
-        Ok(infos)
+        let infos = |t: &mut Transaction<'_>, _| {
+            let made = volumes.iter().map(|volume| {
+                let (_, id) = t.named_checkpoint(volume, name)?;
+                t.checkpoint_info(id)
+            });
+            made.collect()
+        };
+        self.administer_and_describe(body, infos).await
     }
 
     /// A volume's checkpoints in the order of their creation, after the named one, at most `limit`.
@@ -99,8 +101,8 @@ impl<D: BlockDevice> Pool<D> {
             version = checkpoint;
             Ok(Body::ConvertCheckpoint { checkpoint, name: refpoint.clone() })
         };
-        self.administer(body).await?;
-        Ok((self.refpoint(volume, refpoint).await?, Release { version }))
+        let info = self.administer_and_describe(body, |t, id| t.refpoint_info(id)).await?;
+        Ok((info, Release { version }))
     }
 
     /// Bytes that deleting the checkpoint would free now; 0 while clones or other versions share it.
@@ -130,8 +132,7 @@ impl<D: BlockDevice> Pool<D> {
             let volume = t.named_volume(volume)?;
             Ok(Body::CreateRefpoint { volume, name: name.clone(), time, incarnation })
         };
-        self.administer(body).await?;
-        self.refpoint(volume, name).await
+        self.administer_and_describe(body, |t, id| t.refpoint_info(id)).await
     }
 
     /// A volume's reference points in the order of their creation, after the named one, at most `limit`.

@@ -5,15 +5,61 @@ use crate::catalog::Listing;
 use crate::device::{BLOCK_SIZE, BlockDevice};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::forest::{Step, Stop};
 use crate::format::journal::Body;
 use crate::image::Image;
 use crate::limits::VOLUME_SIZE_MAX;
 use crate::pool::Progress;
 use crate::transaction::Transaction;
-use crate::types::{Name, TimelineId, VolumeInfo};
+use crate::types::{Name, ObjectId, TimelineId, VolumeInfo};
 use alloc::vec::Vec;
 
 impl<D: BlockDevice> Pool<D> {
+    /// As `administer`; `describe` says what came of the operation in the instant in which it happens, so that
+    /// nobody else's command comes in between. What it needs to read, `resolve` must have read or the operation
+    /// written.
+    pub(super) async fn administer_and_describe<T>(
+        &self,
+        mut resolve: impl FnMut(&mut Transaction<'_>) -> Step<Body>,
+        mut describe: impl FnMut(&mut Transaction<'_>, ObjectId) -> Step<T>,
+    ) -> Result<T> {
+        self.0.throttle().await?;
+        let mut applied = None;
+        let described = self
+            .0
+            .run(|engine| {
+                let object = match applied {
+                    Some(object) => object,
+                    None => *applied.insert(self.apply(engine, &mut resolve)?),
+                };
+                describe(&mut Transaction::new(engine), object)
+            })
+            .await;
+        if applied.is_some() {
+            self.0.flush().await?;
+            self.0.changed.notify();
+        }
+        described
+    }
+
+    /// Applies an operation to what it names; returns the object it is about.
+    fn apply(
+        &self,
+        engine: &mut Engine,
+        resolve: impl FnOnce(&mut Transaction<'_>) -> Step<Body>,
+    ) -> Step<ObjectId> {
+        engine.check_writable()?;
+        let body = resolve(&mut Transaction::new(engine))?;
+        if body.changed_heads().iter().any(|&volume| self.0.gates.is_held(volume)) {
+            let message = "the volume is being reverted; try again when that has ended";
+            return Err(Stop::Failed(Error::new(ErrorKind::InUse, message)));
+        }
+        let operation = engine.operation(body);
+        let applied = engine.apply(&operation)?;
+        engine.journal.push(&operation);
+        Ok(applied.object)
+    }
+
     /// Makes an empty volume. `size` in bytes, a multiple of 4096 up to 64 TiB.
     ///
     /// # Errors
@@ -26,8 +72,9 @@ impl<D: BlockDevice> Pool<D> {
         time: u64,
     ) -> Result<VolumeInfo> {
         check_size(size)?;
-        self.administer(|_| Ok(Body::CreateVolume { name: name.clone(), size, timeline, time })).await?;
-        self.volume(name).await
+        let body =
+            |_: &mut Transaction<'_>| Ok(Body::CreateVolume { name: name.clone(), size, timeline, time });
+        self.administer_and_describe(body, |t, id| self.volume_info(t, id)).await
     }
 
     /// Volumes in the order of their creation, after the named one, at most `limit`.
@@ -47,9 +94,12 @@ impl<D: BlockDevice> Pool<D> {
     /// # Errors
     /// See [`Pool`].
     pub async fn volume(&self, name: &Name) -> Result<VolumeInfo> {
-        let mut info = self.ask(|t| t.named_volume(name).and_then(|id| t.volume_info(id))).await?;
-        info.suspended = self.0.gates.is_suspended(info.id);
-        Ok(info)
+        self.ask(|t| t.named_volume(name).and_then(|id| self.volume_info(t, id))).await
+    }
+
+    /// A volume as its lists show it.
+    fn volume_info(&self, t: &mut Transaction<'_>, id: ObjectId) -> Step<VolumeInfo> {
+        Ok(VolumeInfo { suspended: self.0.gates.is_suspended(id), ..t.volume_info(id)? })
     }
 
     /// Gives a volume another name; images of it stay open.
@@ -58,10 +108,11 @@ impl<D: BlockDevice> Pool<D> {
     /// See [`Pool`].
     pub async fn rename_volume(&self, name: &Name, new_name: &Name) -> Result<VolumeInfo> {
         let body = |t: &mut Transaction<'_>| {
-            Ok(Body::RenameVolume { volume: t.named_volume(name)?, name: new_name.clone() })
+            let volume = t.named_volume(name)?;
+            t.volume_info(volume)?;
+            Ok(Body::RenameVolume { volume, name: new_name.clone() })
         };
-        self.administer(body).await?;
-        self.volume(new_name).await
+        self.administer_and_describe(body, |t, id| self.volume_info(t, id)).await
     }
 
     /// Changes a volume's size; open images see the new one. What comes or goes counts as trimmed.
@@ -70,8 +121,12 @@ impl<D: BlockDevice> Pool<D> {
     /// `Invalid` for the size.
     pub async fn resize_volume(&self, name: &Name, size: u64) -> Result<VolumeInfo> {
         check_size(size)?;
-        self.administer(|t| Ok(Body::ResizeVolume { volume: t.named_volume(name)?, size })).await?;
-        self.volume(name).await
+        let body = |t: &mut Transaction<'_>| {
+            let volume = t.named_volume(name)?;
+            t.volume_info(volume)?;
+            Ok(Body::ResizeVolume { volume, size })
+        };
+        self.administer_and_describe(body, |t, id| self.volume_info(t, id)).await
     }
 
     /// Deletes a volume with its checkpoints and reference points. Space that clones need stays.
@@ -80,7 +135,8 @@ impl<D: BlockDevice> Pool<D> {
     /// See [`Pool`].
     pub async fn delete_volume(&self, name: &Name) -> Result<()> {
         let volume = self.ask(|t| t.named_volume(name)).await?;
-        self.administer(|t| Ok(Body::DeleteVolume { volume: t.named_volume(name)? })).await?;
+        let body = |t: &mut Transaction<'_>| Ok(Body::DeleteVolume { volume: t.named_volume(name)? });
+        self.administer(body).await?;
         self.0.gates.set_suspended(volume, false);
         self.0.changed.notify();
         Ok(())
@@ -104,8 +160,7 @@ impl<D: BlockDevice> Pool<D> {
             let (_, checkpoint) = t.named_checkpoint(volume, checkpoint)?;
             Ok(Body::CloneVolume { checkpoint, name: name.clone(), timeline, time })
         };
-        self.administer(body).await?;
-        self.volume(name).await
+        self.administer_and_describe(body, |t, id| self.volume_info(t, id)).await
     }
 
     /// Gives a volume a checkpoint's contents. Its requests wait meanwhile; open images then see the
@@ -123,7 +178,7 @@ impl<D: BlockDevice> Pool<D> {
         self.0.settle_counts(id).await?;
         self.0.revert(id, checkpoint, progress).await?;
         self.0.changed.notify();
-        self.volume(volume).await
+        self.ask(|t| self.volume_info(t, id)).await
     }
 
     /// Holds a volume's requests. Returns once none is under way.
