@@ -111,6 +111,15 @@ fn compare_clocks(view: &VolumeView, volume: &Volume, tokens: &[KeptToken]) -> V
     {
         points.push((mark.at, token.change.0, format!("token {token:?}")));
     }
+    points.sort();
+    for pair in points.windows(2) {
+        let ((at, id, name), (later, later_id, later_name)) = (&pair[0], &pair[1]);
+        if at.cmp(later) != id.cmp(later_id) {
+            return Err(format!(
+                "points {name} and {later_name} were made at ticks {at} and {later}, and have ids {id} and {later_id}"
+            ));
+        }
+    }
     let mut all = Ranges::new();
     for (name, image) in volume.checkpoints() {
         let mut ranges = Ranges::new();

@@ -245,6 +245,21 @@ impl SimulatedDisk {
         DiskImage { geometry: state.geometry, blocks }
     }
 
+    /// The machine is reset and the disk keeps its power: of what is in flight some requests still happen and
+    /// some never do. What no flush covers stays in the cache, where a later power loss can find it.
+    pub fn reset(&self, rng: &mut Rng) {
+        let mut state = self.state.borrow_mut();
+        while !state.in_flight.is_empty() {
+            let index = rng.below(state.in_flight.len() as u64) as usize;
+            let request = state.in_flight.remove(index);
+            if rng.chance(50) {
+                state.finish(request);
+            } else {
+                state.unflushed.retain(|write| write.request != request.id);
+            }
+        }
+    }
+
     /// What the disk shows now, unflushed writes included.
     pub fn visible(&self) -> DiskImage {
         let state = self.state.borrow();

@@ -16,6 +16,9 @@ use std::task::{Context, Poll, Wake, Waker};
 /// Steps after which awaited work counts as stuck.
 const STEPS_MAX: u64 = 5_000_000;
 
+/// How often a slow piece of hardware is passed over while others have work, in percent.
+const SLOWNESS: u64 = 97;
+
 /// What finishes requests when the executor lets it.
 pub trait Hardware {
     /// Requests under way.
@@ -88,6 +91,10 @@ pub struct Executor {
     rng: Rng,
     /// How much likelier a finished request is than the poll of a task, in percent.
     hardware_bias: u64,
+    /// How often background tasks get a turn while something is awaited that can move, in percent.
+    background_share: u64,
+    /// Hardware whose requests end last, most of the time.
+    slow: Option<usize>,
     steps: u64,
 }
 
@@ -99,6 +106,8 @@ impl Executor {
             hardware: Vec::new(),
             rng: Rng::new(0),
             hardware_bias: 0,
+            background_share: 100,
+            slow: None,
             steps: 0,
         };
         executor.reseed(seed);
@@ -110,6 +119,13 @@ impl Executor {
     pub fn reseed(&mut self, seed: u64) {
         self.rng = Rng::new(seed);
         self.hardware_bias = *self.rng.pick(&[5, 50, 95]);
+        self.slow = *self.rng.pick(&[None, None, Some(0), Some(1)]);
+    }
+
+    /// Lets background tasks have a turn only this often, in percent, while awaited work can go on. What they
+    /// are at then pauses over many requests, until [`Executor::step`] or [`Executor::idle`] gives them time.
+    pub fn set_background_share(&mut self, percent: u64) {
+        self.background_share = percent;
     }
 
     /// Lets `hardware` take part.
@@ -162,21 +178,38 @@ impl Executor {
 
     /// Lets background tasks and hardware take up to `steps` steps.
     pub fn step(&mut self, steps: u64) {
-        let never: BoxFuture<'_, ()> = Box::pin(std::future::pending());
-        self.drive(vec![never], steps);
+        self.unawaited(steps);
     }
 
     /// Runs until nothing moves any more.
     pub fn idle(&mut self) {
-        let never: BoxFuture<'_, ()> = Box::pin(std::future::pending());
-        let (_, stopped) = self.drive(vec![never], STEPS_MAX);
+        let stopped = self.unawaited(STEPS_MAX);
         assert_eq!(stopped, Some(Stopped::Deadlock), "livelock: background work never comes to rest");
+    }
+
+    fn unawaited(&mut self, steps: u64) -> Option<Stopped> {
+        let share = std::mem::replace(&mut self.background_share, 100);
+        let never: BoxFuture<'_, ()> = Box::pin(std::future::pending());
+        let (_, stopped) = self.drive(vec![never], steps);
+        self.background_share = share;
+        stopped
     }
 
     /// Runs `futures` until all are done, nothing moves, or `budget` steps have passed.
     pub fn drive<T>(
         &mut self,
         futures: Vec<BoxFuture<'_, T>>,
+        budget: u64,
+    ) -> (Vec<Option<T>>, Option<Stopped>) {
+        let all = futures.len();
+        self.drive_until(futures, all, budget)
+    }
+
+    /// As [`Executor::drive`], and stops as soon as `enough` of them are done.
+    pub fn drive_until<T>(
+        &mut self,
+        futures: Vec<BoxFuture<'_, T>>,
+        enough: usize,
         budget: u64,
     ) -> (Vec<Option<T>>, Option<Stopped>) {
         let mut tasks: Vec<Task<'_, T>> = futures.into_iter().map(Task::new).collect();
@@ -191,7 +224,7 @@ impl Executor {
                 }
                 Move::Awaited(i) => {
                     results[i] = tasks[i].poll();
-                    if results.iter().all(Option::is_some) {
+                    if results.iter().flatten().count() >= enough {
                         return (results, None);
                     }
                 }
@@ -204,6 +237,11 @@ impl Executor {
         let background = self.background.iter().filter(|t| t.runnable()).count();
         let awaited = tasks.iter().filter(|t| t.runnable()).count();
         let pending = self.hardware.iter().any(|h| h.pending() > 0);
+        let passed_over = background > 0
+            && (awaited > 0 || pending)
+            && self.background_share < 100
+            && !self.rng.chance(self.background_share);
+        let background = if passed_over { 0 } else { background };
         let runnable = (background + awaited) as u64;
         if pending && (runnable == 0 || self.rng.chance(self.hardware_bias)) {
             return Some(Move::Hardware);
@@ -222,10 +260,18 @@ impl Executor {
     }
 
     fn advance_hardware(&mut self) {
-        let total: usize = self.hardware.iter().map(|h| h.pending()).sum();
+        let mut pending: Vec<usize> = self.hardware.iter().map(|h| h.pending()).collect();
+        let others: usize =
+            pending.iter().enumerate().filter(|(i, _)| Some(*i) != self.slow).map(|p| p.1).sum();
+        if let Some(slow) = self.slow.and_then(|slow| pending.get_mut(slow))
+            && others > 0
+            && self.rng.chance(SLOWNESS)
+        {
+            *slow = 0;
+        }
+        let total: usize = pending.iter().sum();
         let mut nth = self.rng.below(total as u64) as usize;
-        for hardware in &self.hardware {
-            let pending = hardware.pending();
+        for (hardware, pending) in self.hardware.iter().zip(pending) {
             if nth < pending {
                 return hardware.advance(&mut self.rng);
             }

@@ -1,11 +1,12 @@
 //! A disk that misbehaves on demand: a wrapper around any block device, driven by rules.
 //!
 //! A rule names the kind of request and the blocks it is about, how many matching requests it lets pass
-//! first, how often it strikes, and what it does: fail, or (writes) claim success and do nothing. Without rules the
+//! first, how often it strikes, and what it does: fail, come late, lie, or do the wrong thing. Without rules the
 //! wrapper changes nothing. Clones share the rules.
 
+use crate::held::pause;
 use datum_store::device::{Block, BlockDevice, DeviceError, Geometry, Transfer};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
@@ -21,6 +22,8 @@ pub enum Request {
     Flush,
     /// A discard.
     Discard,
+    /// Any of them.
+    Any,
 }
 
 /// What a rule does to a request.
@@ -32,6 +35,14 @@ pub enum Effect {
     FailHalfway,
     /// The request succeeds and nothing was done.
     Lose,
+    /// One bit of what is written or read is another one. Nothing to flushes and discards.
+    Corrupt,
+    /// A write goes to the blocks behind its own. Nothing to the others.
+    Misdirect,
+    /// The request is done, and its answer takes so many turns more.
+    Delay(u32),
+    /// The request is done, and its answer never comes.
+    Withhold,
 }
 
 /// When and how a disk misbehaves.
@@ -47,12 +58,14 @@ pub struct Rule {
     pub times: u64,
     /// What becomes of them.
     pub effect: Effect,
+    /// Once struck, it goes on for good at the blocks it struck first, and only there.
+    pub sticks: bool,
 }
 
 impl Rule {
     /// Every request of a kind fails.
     pub fn always(on: Request) -> Self {
-        Self { on, blocks: 0..u64::MAX, after: 0, times: u64::MAX, effect: Effect::Fail }
+        Self { on, blocks: 0..u64::MAX, after: 0, times: u64::MAX, effect: Effect::Fail, sticks: false }
     }
 
     /// The next request of a kind fails.
@@ -72,6 +85,12 @@ impl Rule {
         Self { blocks, ..self }
     }
 
+    /// A bad place: from its first strike on, for good, at the blocks it struck.
+    #[must_use]
+    pub fn sticking(self) -> Self {
+        Self { sticks: true, ..self }
+    }
+
     /// With this effect.
     #[must_use]
     pub fn with(self, effect: Effect) -> Self {
@@ -81,12 +100,15 @@ impl Rule {
     fn strikes(&mut self, on: Request, blocks: &Range<u64>) -> bool {
         let touches =
             on == Request::Flush || (self.blocks.start < blocks.end && blocks.start < self.blocks.end);
-        if self.on != on || !touches {
+        if (self.on != on && self.on != Request::Any) || !touches {
             return false;
         }
         if self.after > 0 {
             self.after -= 1;
             return false;
+        }
+        if self.sticks {
+            (self.blocks, self.times, self.sticks) = (blocks.clone(), u64::MAX, false);
         }
         self.times = self.times.saturating_sub(if self.times == u64::MAX { 0 } else { 1 });
         true
@@ -98,12 +120,13 @@ impl Rule {
 pub struct FaultyDisk<D> {
     inner: D,
     rules: Rc<RefCell<Vec<Rule>>>,
+    struck: Rc<Cell<u64>>,
 }
 
 impl<D> FaultyDisk<D> {
     /// A device that behaves, until told otherwise.
     pub fn new(inner: D) -> Self {
-        Self { inner, rules: Rc::default() }
+        Self { inner, rules: Rc::default(), struck: Rc::default() }
     }
 
     /// The device itself.
@@ -121,17 +144,43 @@ impl<D> FaultyDisk<D> {
         self.rules.borrow_mut().clear();
     }
 
+    /// Requests that a rule has struck so far.
+    pub fn struck(&self) -> u64 {
+        self.struck.get()
+    }
+
     fn effect(&self, on: Request, start: u64, count: u64) -> Option<Effect> {
         let blocks = start..start.saturating_add(count);
         let mut rules = self.rules.borrow_mut();
         let effect = rules.iter_mut().find_map(|rule| rule.strikes(on, &blocks).then_some(rule.effect));
         rules.retain(|rule| rule.times > 0);
+        self.struck.set(self.struck.get() + u64::from(effect.is_some()));
         effect
     }
 }
 
-fn outcome(effect: Effect) -> Result<(), DeviceError> {
-    if effect == Effect::Lose { Ok(()) } else { Err(DeviceError::Io) }
+/// What a struck request answers, after the time it takes.
+async fn outcome(effect: Option<Effect>, result: Result<(), DeviceError>) -> Result<(), DeviceError> {
+    match effect {
+        Some(Effect::Fail | Effect::FailHalfway) => return Err(DeviceError::Io),
+        Some(Effect::Lose) => return Ok(()),
+        Some(Effect::Delay(turns)) => pause(turns).await,
+        Some(Effect::Withhold) => std::future::pending().await,
+        Some(Effect::Corrupt | Effect::Misdirect) | None => {}
+    }
+    result
+}
+
+/// Whether a request goes to the device although it was struck.
+fn is_done(effect: Option<Effect>) -> bool {
+    !matches!(effect, Some(Effect::Fail | Effect::FailHalfway | Effect::Lose))
+}
+
+/// Turns one bit over.
+fn corrupt(blocks: &mut [Block]) {
+    if let Some(block) = blocks.first_mut() {
+        block[77] ^= 8;
+    }
 }
 
 impl<D: BlockDevice> BlockDevice for FaultyDisk<D> {
@@ -147,49 +196,62 @@ impl<D: BlockDevice> BlockDevice for FaultyDisk<D> {
         let effect = self.effect(Request::Read, start, into.len() as u64);
         let request = self.inner.read(start, into);
         async move {
-            let (buffers, result) = request.await;
-            (buffers, effect.map_or(result, outcome))
+            let (mut buffers, result) = request.await;
+            if effect == Some(Effect::Corrupt) {
+                corrupt(&mut buffers);
+            }
+            (buffers, outcome(effect, result).await)
         }
     }
 
     fn write(&self, start: u64, from: Vec<Block>) -> impl Future<Output = Transfer> {
-        let effect = self.effect(Request::Write, start, from.len() as u64);
-        let (sent, held) = match effect {
-            None => (from, Vec::new()),
-            Some(Effect::FailHalfway) => {
-                let mut sent = from;
-                let held = sent.split_off(sent.len() / 2);
-                (sent, held)
+        let count = from.len() as u64;
+        let effect = self.effect(Request::Write, start, count);
+        let (mut sent, mut held) = (from, Vec::new());
+        let mut to = start;
+        match effect {
+            Some(Effect::FailHalfway) => held = sent.split_off(sent.len() / 2),
+            Some(Effect::Corrupt) => {
+                held = sent.clone();
+                corrupt(&mut sent);
             }
-            Some(_) => (Vec::new(), from),
-        };
-        let request = self.inner.write(start, sent);
+            // The superblocks at a disk's end have nothing behind them.
+            Some(Effect::Misdirect) if start + 2 * count <= self.geometry().blocks => to = start + count,
+            _ if !is_done(effect) => held = std::mem::take(&mut sent),
+            _ => {}
+        }
+        let request = self.inner.write(to, sent);
         async move {
             let (mut buffers, result) = request.await;
+            if effect == Some(Effect::Corrupt) {
+                buffers.clear();
+            }
             buffers.extend(held);
-            (buffers, effect.map_or(result, outcome))
+            (buffers, outcome(effect, result).await)
         }
     }
 
     fn flush(&self) -> impl Future<Output = Result<(), DeviceError>> {
         let effect = self.effect(Request::Flush, 0, 0);
-        let request = effect.is_none().then(|| self.inner.flush());
+        let request = is_done(effect).then(|| self.inner.flush());
         async move {
-            match request {
+            let result = match request {
                 Some(request) => request.await,
-                None => effect.map_or(Ok(()), outcome),
-            }
+                None => Ok(()),
+            };
+            outcome(effect, result).await
         }
     }
 
     fn discard(&self, start: u64, count: u64) -> impl Future<Output = Result<(), DeviceError>> {
         let effect = self.effect(Request::Discard, start, count);
-        let request = effect.is_none().then(|| self.inner.discard(start, count));
+        let request = is_done(effect).then(|| self.inner.discard(start, count));
         async move {
-            match request {
+            let result = match request {
                 Some(request) => request.await,
-                None => effect.map_or(Ok(()), outcome),
-            }
+                None => Ok(()),
+            };
+            outcome(effect, result).await
         }
     }
 }
@@ -209,6 +271,34 @@ mod tests {
         disk.add(Rule::once(Request::Write).within(8..16).after(1));
         let mut write = |at| executor.run(disk.write(at, block())).1.is_ok();
         assert_eq!([write(0), write(8), write(0), write(9), write(10)], [true, true, true, false, true]);
+    }
+
+    #[test]
+    fn a_bad_place_stays_bad_and_its_neighbours_do_not() {
+        let disk = FaultyDisk::new(SimulatedDisk::blank("d", 64));
+        let mut executor = Executor::new(1);
+        executor.attach(Rc::new(disk.inner().clone()));
+        disk.add(Rule::once(Request::Write).after(1).sticking());
+        let mut write = |at| executor.run(disk.write(at, vec![Box::new([1; 4096])])).1.is_ok();
+        assert_eq!([write(3), write(8), write(9), write(8), write(3)], [true, false, true, false, true]);
+        assert_eq!(disk.struck(), 2);
+    }
+
+    #[test]
+    fn a_lying_disk_keeps_the_callers_buffers_whole() {
+        let disk = FaultyDisk::new(SimulatedDisk::blank("d", 64));
+        let mut executor = Executor::new(1);
+        executor.attach(Rc::new(disk.inner().clone()));
+        for (effect, shown) in
+            [(Effect::Delay(9), (0, 0)), (Effect::Corrupt, (8, 0)), (Effect::Misdirect, (0, 1))]
+        {
+            disk.add(Rule::once(Request::Write).with(effect));
+            let (buffers, result) = executor.run(disk.write(5, vec![Box::new([0; 4096])]));
+            assert!(result.is_ok() && buffers.len() == 1 && buffers[0].iter().all(|&byte| byte == 0));
+            let image = disk.inner().visible();
+            assert_eq!((image.block(5)[77], u8::from(image.written().contains(&6))), shown, "{effect:?}");
+            disk.inner().rot(5, |block| block.fill(0));
+        }
     }
 
     #[test]

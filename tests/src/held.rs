@@ -86,7 +86,7 @@ impl BlockDevice for HeldDisk {
 }
 
 /// Is ready after so many polls.
-async fn pause(mut polls: u32) {
+pub(crate) async fn pause(mut polls: u32) {
     poll_fn(move |context| {
         context.waker().wake_by_ref();
         let ready = polls == 0;

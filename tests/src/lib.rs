@@ -13,9 +13,11 @@ pub mod executor;
 pub mod fault;
 pub mod held;
 pub mod history;
+pub mod matrix;
 pub mod model;
 pub mod observe;
 pub mod operation;
+pub mod orders;
 pub mod perform;
 #[cfg(feature = "qemu")]
 pub mod qemu;

@@ -10,6 +10,7 @@
 
 use crate::action::Action;
 use crate::blockmap::{BlockMap, Cell};
+use crate::orders::{Member, outcomes};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -309,6 +310,20 @@ impl Model {
             _ => candidates
                 .push(Candidate { state: self.state.clone(), optional: self.state.optional(actions) }),
         }
+        candidates
+    }
+
+    /// What a crash may leave while a group of actions is under way (see [`orders`](crate::orders)). With
+    /// `flushed`, one of them has ended that made all before the group durable.
+    pub fn candidates_of_group(
+        &self,
+        group: &[Member<'_>],
+        flushed: bool,
+        incarnation: u64,
+    ) -> Vec<Candidate> {
+        let mut candidates = if flushed { Vec::new() } else { self.history.clone() };
+        let reached = outcomes(&self.state, group, incarnation);
+        candidates.extend(reached.into_iter().map(|state| Candidate { state, optional: Vec::new() }));
         candidates
     }
 

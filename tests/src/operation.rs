@@ -33,6 +33,11 @@ pub enum Kind {
     Suspend,
     Together,
     AroundCheckpoint,
+    AtOnce,
+    OnOneBlock,
+    ReadBeside,
+    CommitBeside,
+    Burst,
     Hold,
     Unhold,
     Background,
@@ -64,6 +69,11 @@ const WEIGHTS: &[(Kind, u64)] = &[
     (Kind::Suspend, 1),
     (Kind::Together, 5),
     (Kind::AroundCheckpoint, 2),
+    (Kind::AtOnce, 6),
+    (Kind::OnOneBlock, 1),
+    (Kind::ReadBeside, 2),
+    (Kind::CommitBeside, 2),
+    (Kind::Burst, 1),
     (Kind::Hold, 1),
     (Kind::Unhold, 1),
     (Kind::Background, 7),
@@ -143,6 +153,30 @@ impl Shape {
     }
 }
 
+/// Kinds that a group is drawn from.
+const GROUP: &[Kind] = &[
+    Kind::Write,
+    Kind::Write,
+    Kind::Write,
+    Kind::Trim,
+    Kind::Flush,
+    Kind::Flush,
+    Kind::Commit,
+    Kind::Commit,
+    Kind::Checkpoint,
+    Kind::Convert,
+    Kind::DeleteCheckpoint,
+    Kind::DeleteCheckpoint,
+    Kind::Clone,
+    Kind::Revert,
+    Kind::Revert,
+    Kind::Revert,
+    Kind::Resize,
+    Kind::Refpoint,
+    Kind::DeleteRefpoint,
+    Kind::DeleteVolume,
+];
+
 /// Draws what one operation is about.
 pub struct Chooser<'a> {
     /// The operation's own stream.
@@ -151,17 +185,30 @@ pub struct Chooser<'a> {
     pub state: &'a State,
     /// How large things get.
     pub shape: &'a Shape,
+    /// The volume and checkpoint that everything is about, if anything.
+    pub focus: Option<(String, String)>,
 }
 
 impl<'a> Chooser<'a> {
+    /// A chooser without a focus.
+    pub fn new(salt: u64, state: &'a State, shape: &'a Shape) -> Self {
+        Self { rng: Rng::new(salt), state, shape, focus: None }
+    }
+
     /// A volume.
     pub fn volume(&mut self) -> Option<(&'a String, &'a Volume)> {
+        if let Some((volume, _)) = &self.focus {
+            return self.state.volumes.get_key_value(volume);
+        }
         let volumes: Vec<_> = self.state.volumes.iter().collect();
         (!volumes.is_empty()).then(|| *self.rng.pick(&volumes))
     }
 
     /// A volume and one of its checkpoints.
     pub fn checkpoint(&mut self) -> Option<(String, String)> {
+        if self.focus.is_some() {
+            return self.focus.clone();
+        }
         let all = self.state.volumes.iter();
         let all: Vec<_> =
             all.flat_map(|(v, volume)| volume.checkpoints().map(move |(c, _)| (v, c))).collect();
@@ -305,6 +352,40 @@ impl<'a> Chooser<'a> {
             volumes = vec![self.rng.pick(&volumes).clone()];
         }
         volumes
+    }
+
+    /// Two to four actions, to run together; mostly about one volume, so that they meet.
+    pub fn group(&mut self, contents: &mut Contents, mut fresh: impl FnMut(&str) -> String) -> Vec<Action> {
+        if self.rng.chance(75) {
+            self.focus = self.checkpoint();
+        }
+        let mut group: Vec<Action> = Vec::new();
+        for _ in 0..self.rng.between(2, 4) {
+            let kind = *self.rng.pick(GROUP);
+            let Some(mut action) = self.action(kind, contents, &mut fresh) else { continue };
+            if let Action::Write { contents, .. } = &mut action {
+                contents.truncate(1);
+            }
+            group.push(action);
+        }
+        group
+    }
+
+    /// Writes to parts of one block that do not overlap, to run together.
+    pub fn parts_of_a_block(&mut self, contents: &mut Contents) -> Vec<Action> {
+        let Some((volume, known)) = self.volume() else { return Vec::new() };
+        let block = self.position(known.head.size());
+        let mut content = known.head.get(block).content;
+        let mut parts = Vec::new();
+        for third in 0..3 {
+            let offset = third * 1365 + self.rng.below(600) as usize;
+            let bytes: Vec<u8> = (0..self.rng.between(16, 700)).map(|_| self.rng.draw() as u8).collect();
+            let made = contents.compose(content, offset, &bytes);
+            content = Some(made);
+            let volume = volume.clone();
+            parts.push(Action::WritePartial { volume, block, offset, bytes, content: made });
+        }
+        parts
     }
 
     /// Writes to disjoint blocks, to run together.

@@ -10,7 +10,7 @@ use crate::observe;
 use crate::operation::{Chooser, Kind, Operation, Shape, generate};
 use crate::perform::{Disk, name};
 use crate::rng::Rng;
-use crate::world::{Setup, World, fail};
+use crate::world::{Ending, Moment, Setup, World, fail};
 use datum_store::{ErrorKind, Image};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -121,6 +121,8 @@ impl Plan {
         if trace {
             run.world.trace();
         }
+        // In some runs background work gets hardly a turn, so that it pauses over commits and crashes.
+        run.world.executor.set_background_share(*Rng::new(seed ^ 0xba6c).pick(&[100, 100, 20, 0]));
         run.world.quiesce();
         let empty = run.world.pool().status().allocated_bytes;
         for operation in operations {
@@ -190,6 +192,11 @@ impl Run<'_> {
             Kind::Suspend => self.suspend(operation),
             Kind::Together => self.together(operation),
             Kind::AroundCheckpoint => self.around_checkpoint(operation),
+            Kind::AtOnce => self.at_once(operation),
+            Kind::OnOneBlock => self.on_one_block(operation),
+            Kind::ReadBeside => self.read_beside(operation),
+            Kind::CommitBeside => self.world.commit_beside(),
+            Kind::Burst => self.burst(operation),
             Kind::Hold => self.hold(operation),
             Kind::Unhold => {
                 self.verify_held();
@@ -217,16 +224,22 @@ impl Run<'_> {
 
     fn plain(&mut self, operation: Operation) {
         let Some(action) = self.choose(operation, operation.kind) else { return };
-        if let Err(error) = self.world.attempt(action.clone()) {
-            let full = error.kind() == ErrorKind::NoSpace && self.plan.may_fill;
-            assert!(full, "{action:?}: {error} {:?}", error.observations());
+        if self.refused(action) {
             self.world.verify();
         }
     }
 
+    /// Carries out an action; true if there was no space for it, where that is part of the game.
+    fn refused(&mut self, action: Action) -> bool {
+        let Err(error) = self.world.attempt(action.clone()) else { return false };
+        let full = error.kind() == ErrorKind::NoSpace && self.plan.may_fill;
+        assert!(full, "{action:?}: {error} {:?}", error.observations());
+        true
+    }
+
     fn choose(&mut self, operation: Operation, kind: Kind) -> Option<Action> {
         let state = self.world.model.state.clone();
-        let mut chooser = Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
         let mut drawn = self.world.drawn();
         let action = chooser.action(kind, &mut self.world.contents, |prefix| {
             drawn += 1;
@@ -238,7 +251,7 @@ impl Run<'_> {
 
     fn keep_token(&mut self, operation: Operation) {
         let state = self.world.model.state.clone();
-        let mut chooser = Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
         if let Some((volume, refpoint)) = chooser.refpoint() {
             self.world.keep_token(&volume, &refpoint);
         }
@@ -257,7 +270,7 @@ impl Run<'_> {
             return;
         }
         let state = self.world.model.state.clone();
-        let mut chooser = Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
         let writes = chooser.writes_together(&mut self.world.contents);
         let flush = chooser.rng.chance(50);
         if !writes.is_empty() {
@@ -270,7 +283,7 @@ impl Run<'_> {
             return;
         }
         let state = self.world.model.state.clone();
-        let mut chooser = Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
         let writes = chooser.writes_together(&mut self.world.contents);
         let volumes = chooser.volumes_with_room();
         if volumes.is_empty() {
@@ -280,9 +293,66 @@ impl Run<'_> {
         self.world.act_around_checkpoint(writes, Action::CreateCheckpoint { volumes, name: point, time: 5 });
     }
 
+    /// Commands and requests that may get in each other's way.
+    fn at_once(&mut self, operation: Operation) {
+        let group = self.group(operation);
+        if !self.plan.may_fill && !group.is_empty() {
+            self.world.act_at_once(&group);
+        }
+    }
+
+    fn group(&mut self, operation: Operation) -> Vec<Action> {
+        let state = self.world.model.state.clone();
+        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
+        let mut drawn = self.world.drawn();
+        let group = chooser.group(&mut self.world.contents, |prefix| {
+            drawn += 1;
+            format!("{prefix}{drawn}")
+        });
+        self.world.set_drawn(drawn);
+        group
+    }
+
+    /// Parts of one block, written by several at once.
+    fn on_one_block(&mut self, operation: Operation) {
+        if self.plan.may_fill {
+            return;
+        }
+        let state = self.world.model.state.clone();
+        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
+        let parts = chooser.parts_of_a_block(&mut self.world.contents);
+        if !parts.is_empty() {
+            self.world.act_on_one_block(&parts);
+        }
+    }
+
+    /// Reads that go on beside what follows.
+    fn read_beside(&mut self, operation: Operation) {
+        let state = self.world.model.state.clone();
+        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
+        let Some((volume, known)) = chooser.volume() else { return };
+        let first = chooser.position(known.head.size());
+        let count = (known.head.size() - first).min(56);
+        self.world.read_beside(volume, first, count);
+    }
+
+    /// Many small writes, each flushed: the log fills, whatever a commit is at.
+    fn burst(&mut self, operation: Operation) {
+        for round in 0..Rng::new(operation.salt).between(20, 100) {
+            let write = Operation { salt: operation.salt ^ (round << 32), ..operation };
+            if let Some(Action::Write { volume, first, mut contents }) = self.choose(write, Kind::Write) {
+                contents.truncate(1);
+                let flushed = [Action::Write { volume, first, contents }, Action::Flush];
+                if flushed.into_iter().any(|action| self.refused(action)) {
+                    return;
+                }
+            }
+        }
+    }
+
     fn hold(&mut self, operation: Operation) {
         let state = self.world.model.state.clone();
-        let mut chooser = Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
         let Some((volume, checkpoint)) = chooser.checkpoint() else { return };
         let image = self
             .world
@@ -326,24 +396,32 @@ impl Run<'_> {
             Kind::DeleteVolume,
             Kind::Refpoint,
             Kind::Together,
+            Kind::AtOnce,
+            Kind::AtOnce,
+            Kind::AtOnce,
             Kind::Background,
         ]);
         let actions = match inner {
             Kind::Together => {
                 let state = self.world.model.state.clone();
-                let mut chooser =
-                    Chooser { rng: Rng::new(operation.salt), state: &state, shape: &self.plan.shape };
+                let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
                 chooser.writes_together(&mut self.world.contents)
             }
+            Kind::AtOnce if !self.plan.may_fill => self.group(operation),
             kind => self.choose(operation, kind).into_iter().collect(),
         };
         let most = *rng.pick(&[10, 60, 400]);
         let steps = rng.below(most);
-        let policy = *rng.pick(&crate::disk::PowerLoss::ALL);
+        // Some end right after an acknowledgement, which is when a promise is easiest broken.
+        let moment = match rng.chance(30) && !actions.is_empty() {
+            true => Moment { steps: 20_000, replies: rng.between(1, actions.len() as u64) as usize },
+            false => Moment { steps, replies: actions.len() },
+        };
+        let ending = Ending::pick(&mut rng);
         let depth = *rng.pick(&[0, 0, 1, 2]);
         let reopenings: Vec<u64> = (0..depth).map(|_| rng.below(400)).collect();
         self.held.clear();
-        self.world.crash_during(actions, steps, policy, &reopenings);
+        self.world.crash_at(actions, moment, ending, &reopenings);
         self.world.verify_changes();
     }
 

@@ -5,7 +5,11 @@
 //! pool again, and demands that it stand at exactly one state of its history since the last durable moment.
 
 mod crash;
+mod group;
 mod verify;
+
+pub use crash::{Ending, Moment};
+pub use group::Fate;
 
 use crate::action::Action;
 use crate::compare::KeptToken;
@@ -281,10 +285,24 @@ impl World {
 
     /// Opens the pool on the disks as they are.
     pub fn open(&mut self) -> Result<(), Error> {
+        self.open_for(u64::MAX).expect("the opening comes to an end")
+    }
+
+    /// The same within so many steps; `None` if it is not done by then, or nothing moves.
+    pub fn open_for(&mut self, steps: u64) -> Option<Result<(), Error>> {
         let incarnation = self.rng.draw();
-        let pool = self.executor.run(Pool::open(self.disks.clone(), incarnation, self.config))?;
-        self.start(pool, incarnation);
-        Ok(())
+        let open = Pool::open(self.disks.clone(), incarnation, self.config);
+        let (mut opened, _) = self.executor.drive(vec![Box::pin(open)], steps);
+        match opened.remove(0)? {
+            Ok(pool) => self.start(pool, incarnation),
+            Err(error) => return Some(Err(error)),
+        }
+        Some(Ok(()))
+    }
+
+    /// Whether the pool is open.
+    pub fn is_open(&self) -> bool {
+        self.pool.is_some()
     }
 
     fn start(&mut self, pool: Pool<Disk>, incarnation: u64) {

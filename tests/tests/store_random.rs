@@ -30,7 +30,7 @@ fn tall_volumes() {
 #[test]
 fn several_members() {
     let members = vec![4096, 16384, 4097];
-    Plan { members, ..plan("several_members", Shape::tall()) }.explore(25);
+    Plan { members, ..plan("several_members", Shape::tall()) }.explore(60);
 }
 
 #[test]

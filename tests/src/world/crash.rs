@@ -1,32 +1,74 @@
-//! Power losses: cut the power, open again, and find the one state of history the pool stands at.
+//! Power losses and resets: end the machine, open again, and find the one state of history the pool stands at.
 
 use super::{World, fail};
 use crate::action::Action;
 use crate::compare::compare;
 use crate::disk::{DiskImage, PowerLoss};
 use crate::model::Candidate;
+use crate::rng::Rng;
 use datum_store::{ErrorKind, Pool};
 use std::rc::Rc;
+
+/// How a life of the machine ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With the disks: they keep what they must, and of the rest what the policy says.
+    PowerLoss(PowerLoss),
+    /// Alone, by a reset or a panic: the disks keep their caches, and go on losing them at the next power loss.
+    Reset,
+}
+
+impl Ending {
+    /// One of all.
+    pub fn pick(rng: &mut Rng) -> Self {
+        match rng.chance(25) {
+            true => Self::Reset,
+            false => Self::PowerLoss(*rng.pick(&PowerLoss::ALL)),
+        }
+    }
+}
+
+/// When a life of the machine ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// After so many steps at the latest.
+    pub steps: u64,
+    /// As soon as so many of the actions under way were answered.
+    pub replies: usize,
+}
 
 impl World {
     /// Starts `actions`, lets `steps` steps pass, cuts the power under `policy`, and opens the pool again,
     /// failing the power once more after each number of steps in `reopenings`.
     pub fn crash_during(&mut self, actions: Vec<Action>, steps: u64, policy: PowerLoss, reopenings: &[u64]) {
-        let candidates = self.interrupt(actions, steps);
-        if self.trace {
-            eprintln!("  power fails: {policy:?}, again after {reopenings:?}");
-        }
-        self.crash(policy, reopenings, candidates);
+        let moment = Moment { steps, replies: actions.len() };
+        self.crash_at(actions, moment, Ending::PowerLoss(policy), reopenings);
     }
 
-    /// Starts `actions` and lets `steps` steps pass. Returns the states the pool may stand at if it ends here.
-    fn interrupt(&mut self, actions: Vec<Action>, steps: u64) -> Vec<Candidate> {
+    /// Starts `actions`, ends the machine at some moment, and opens the pool again, which comes to some other
+    /// end after each number of steps in `reopenings`.
+    pub fn crash_at(&mut self, actions: Vec<Action>, moment: Moment, ending: Ending, reopenings: &[u64]) {
+        let candidates = self.interrupt(actions, moment);
+        if self.trace {
+            eprintln!("  the machine ends: {ending:?} at {moment:?}, again after {reopenings:?}");
+        }
+        self.crash(ending, reopenings, candidates);
+    }
+
+    /// Starts `actions` and lets them come to a moment. Returns the states the pool may stand at if it ends here.
+    fn interrupt(&mut self, actions: Vec<Action>, moment: Moment) -> Vec<Candidate> {
         let mut work = Vec::new();
         for action in &actions {
             self.note(action);
             work.push(self.prepare(action));
         }
-        let (replies, _) = self.executor.drive(work, steps);
+        let (replies, _) = self.executor.drive_until(work, moment.replies, moment.steps);
+        let data = |action: &Action| matches!(action, Action::Write { .. } | Action::WritePartial { .. });
+        if actions.len() > 1 && !actions.iter().all(data) {
+            let replies: Vec<_> =
+                replies.into_iter().map(|reply| reply.map(|reply| reply.map(drop))).collect();
+            return self.candidates_of_group(&actions, &replies);
+        }
         let under_way: Vec<Action> = actions
             .iter()
             .zip(&replies)
@@ -73,25 +115,28 @@ impl World {
         self.model.settle(self.model.state.clone());
     }
 
-    fn crash(&mut self, policy: PowerLoss, reopenings: &[u64], candidates: Vec<Candidate>) {
-        let mut images = self.power_off(policy);
+    fn crash(&mut self, ending: Ending, reopenings: &[u64], candidates: Vec<Candidate>) {
+        self.restart(ending);
         for steps in reopenings {
-            self.power_on(images);
             self.incarnation = self.rng.draw();
             let open = Pool::open(self.disks.clone(), self.incarnation, self.config);
             if let Some(Err(error)) = self.executor.run_for(open, *steps) {
                 panic!("after a power loss the pool does not open: {error} {:?}", error.observations());
             }
-            let policy = *self.rng.pick(&PowerLoss::ALL);
-            images = self.power_off(policy);
+            let ending = Ending::pick(&mut self.rng);
+            self.restart(ending);
         }
-        self.recover(images, candidates);
+        self.find_itself(candidates);
     }
 
     /// Opens the pool on what a power loss left, wherever that happened, and finds which of `candidates` it is.
     pub fn recover(&mut self, images: Vec<DiskImage>, candidates: Vec<Candidate>) {
         self.forget_machine();
         self.power_on(images);
+        self.find_itself(candidates);
+    }
+
+    fn find_itself(&mut self, candidates: Vec<Candidate>) {
         self.open().unwrap_or_else(fail("open the pool after a power loss"));
         if let Some(why) = self.pool().status().read_only {
             panic!("after a power loss the pool opened read-only: {why}");
@@ -100,8 +145,25 @@ impl World {
         self.check();
     }
 
+    /// Ends the machine and starts it again; the pool is not opened.
+    fn restart(&mut self, ending: Ending) {
+        match ending {
+            Ending::PowerLoss(policy) => {
+                let images = self.power_off(policy);
+                self.power_on(images);
+            }
+            Ending::Reset => {
+                self.forget_machine();
+                for disk in &self.disks {
+                    disk.inner().reset(&mut self.rng);
+                    self.executor.attach(Rc::new(disk.inner().clone()));
+                }
+            }
+        }
+    }
+
     /// Finds the one state of history the pool stands at.
-    fn settle(&mut self, candidates: Vec<Candidate>) {
+    pub(super) fn settle(&mut self, candidates: Vec<Candidate>) {
         let view = self.observe();
         let mut verdicts = Vec::new();
         let total = candidates.len();
