@@ -140,8 +140,8 @@ impl<'a> Load<'a> {
     }
 
     fn chooser(&mut self) -> (Chooser<'_>, &mut Contents) {
-        let rng = Rng::new(self.rng.draw());
-        (Chooser { rng, state: &self.chronicle.state, shape: &self.shape }, self.contents)
+        let salt = self.rng.draw();
+        (Chooser::new(salt, &self.chronicle.state, &self.shape), self.contents)
     }
 
     fn choose(&mut self, kind: Kind) -> Option<Action> {
