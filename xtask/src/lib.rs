@@ -12,6 +12,7 @@ pub mod commands;
 pub mod control;
 pub mod defects;
 pub mod demo;
+pub mod fuzz;
 pub mod kernel;
 pub mod nbd;
 pub mod qemu;

@@ -165,7 +165,7 @@ impl Engine {
         if let Some(head) = self.heads.get_mut(&job.volume)
             && head.version == job.head
         {
-            head.allocated -= job.walk.data;
+            head.allocated = head.allocated.saturating_sub(job.walk.data);
             head.dirty = true;
         }
         Ok(())

@@ -18,6 +18,7 @@ mod ci;
 mod console;
 mod ctl;
 mod demo;
+mod fuzz;
 mod run;
 mod setup;
 mod sim;
@@ -51,6 +52,7 @@ commands! {
     build => Build,
     test => Test,
     sim => Sim,
+    fuzz => Fuzz,
     bench => Bench,
     ci => Ci,
     tidy => Tidy,

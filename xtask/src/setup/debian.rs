@@ -17,7 +17,8 @@ pub(super) struct Program {
 }
 
 /// Every program that is not part of a bare Debian system with gcc.
-pub(super) const PROGRAMS: [Program; 12] = [
+pub(super) const PROGRAMS: [Program; 13] = [
+    Program { name: "g++", package: "g++", need: Need::Cxx },
     Program { name: "qemu-system-x86_64", package: EMULATOR, need: Need::Qemu },
     Program { name: "qemu-img", package: IMAGE_TOOLS, need: Need::Clients },
     Program { name: "qemu-io", package: IMAGE_TOOLS, need: Need::Clients },

@@ -15,6 +15,8 @@ pub enum Need {
     BareTarget,
     /// rustfmt and clippy.
     Lints,
+    /// The C++ compiler that builds libFuzzer.
+    Cxx,
     /// The emulator.
     Qemu,
     /// The NBD clients, load generators and file-system tools that the tests drive.

@@ -85,10 +85,20 @@ impl<D: BlockDevice> Checker<'_, D> {
                 self.find(format!("list {position} of freed extents cannot be read"));
                 continue;
             };
-            extents.filter(|run| run.address.0 >= cursor).for_each(|run| self.mark_run(run));
+            for run in extents.filter(|run| run.address.0 >= cursor) {
+                match self.is_on_a_member(&run) {
+                    true => self.mark_run(run),
+                    false => self.find(format!("list {position} of freed extents names {}", run.address)),
+                }
+            }
             self.breathe().await?;
         }
         Ok(())
+    }
+
+    fn is_on_a_member(&self, run: &Run) -> bool {
+        let member = self.superblock.members.get(run.address.member());
+        member.is_some_and(|&end| run.address.block().checked_add(run.blocks).is_some_and(|stop| stop <= end))
     }
 
     /// A block of the free map, which a walk has verified or will.

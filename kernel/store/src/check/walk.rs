@@ -122,7 +122,7 @@ impl<D: BlockDevice> Checker<'_, D> {
         if !place.verify || !(place.metadata || self.data) {
             return Ok(());
         }
-        let adjacent = |a: &Located, b: &Located| a.0.address.0 + 1 == b.0.address.0;
+        let adjacent = |a: &Located, b: &Located| a.0.address.0.checked_add(1) == Some(b.0.address.0);
         let runs = contents.chunk_by(adjacent).flat_map(|run| run.chunks(CONTENT_RUN));
         let shell = self.shell;
         let reads = runs.map(async |run| {
