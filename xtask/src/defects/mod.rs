@@ -1,7 +1,7 @@
 //! The checkers, checked: defects are put into the store one at a time, and the tests must notice each.
 //!
-//! The defects are patches in `tests/defects/` ([`patch`]). They are applied to a copy of the tree
-//! ([`tree`]), never to the source itself, and the copy's tests are run ([`mod@trial`]).
+//! The defects are patches in `tests/defects/` (`patch`). They are applied to a copy of the tree
+//! (`tree`), never to the source itself, and the copy's tests are run (`trial`).
 
 mod patch;
 mod tree;
