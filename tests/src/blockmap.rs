@@ -7,7 +7,7 @@ use crate::content::ContentId;
 use std::collections::BTreeMap;
 
 /// State of one block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cell {
     /// What it holds; `None` is a hole.
     pub content: Option<ContentId>,
@@ -27,7 +27,7 @@ pub struct Run {
 }
 
 /// All blocks of a volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BlockMap {
     size: u64,
     /// Each entry reaches to the next one.

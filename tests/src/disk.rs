@@ -7,8 +7,13 @@
 //! in any order; `PowerLoss` says which. Requests are submitted when the method is called, the strictest reading.
 //! The disk is sparse, so 16 TiB cost nothing. Faults are the business of `fault`.
 
+mod moment;
+
+pub use moment::{Fate, Moment};
+
+use crate::content::digest;
 use crate::executor::Hardware;
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 use datum_store::device::{BLOCK_SIZE, Block, BlockDevice, DeviceError, Geometry, Transfer};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,7 +28,24 @@ use std::task::{Context, Poll, Waker};
 /// What a disk loses or tears as one.
 pub const SECTOR_SIZE: usize = 512;
 
-type Contents = HashMap<u64, Rc<[u8; BLOCK_SIZE]>>;
+/// A block on a disk, with a digest of its bytes, so that whole images are told apart cheaply.
+struct Stored {
+    bytes: [u8; BLOCK_SIZE],
+    digest: u64,
+}
+
+impl Stored {
+    fn new(bytes: [u8; BLOCK_SIZE]) -> Rc<Self> {
+        Rc::new(Self { digest: digest(&bytes), bytes })
+    }
+
+    /// What it adds to the digest of an image.
+    fn weight(&self, at: u64) -> u64 {
+        mix(self.digest ^ mix(at + 1))
+    }
+}
+
+type Contents = HashMap<u64, Rc<Stored>>;
 
 /// Which unflushed writes a power loss leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +95,7 @@ impl DiskImage {
         for at in 0..image.blocks() {
             file.read_exact(&mut block)?;
             if block != [0; BLOCK_SIZE] {
-                image.blocks.insert(at, Rc::new(block));
+                image.blocks.insert(at, Stored::new(block));
             }
         }
         Ok(image)
@@ -124,22 +146,32 @@ impl DiskImage {
 
     /// One block.
     pub fn block(&self, at: u64) -> [u8; BLOCK_SIZE] {
-        self.blocks.get(&at).map_or([0; BLOCK_SIZE], |block| **block)
+        self.blocks.get(&at).map_or([0; BLOCK_SIZE], |block| block.bytes)
+    }
+
+    /// A digest of all blocks and where they lie.
+    pub fn digest(&self) -> u64 {
+        weight_of(&self.blocks)
     }
 
     /// Changes one block behind everyone's back.
     pub fn alter(&mut self, at: u64, change: impl FnOnce(&mut [u8; BLOCK_SIZE])) {
         let mut block = self.block(at);
         change(&mut block);
-        self.blocks.insert(at, Rc::new(block));
+        self.blocks.insert(at, Stored::new(block));
     }
 }
 
+fn weight_of(blocks: &Contents) -> u64 {
+    blocks.iter().fold(0, |sum: u64, (at, block)| sum.wrapping_add(block.weight(*at)))
+}
+
 /// One block of a write that no flush covers yet.
+#[derive(Clone)]
 struct Unflushed {
     request: u64,
     at: u64,
-    data: Rc<[u8; BLOCK_SIZE]>,
+    data: Rc<Stored>,
     /// When its request completed; `None` while in flight.
     completed: Option<u64>,
 }
@@ -168,8 +200,13 @@ struct State {
     durable: Contents,
     visible: Contents,
     unflushed: Vec<Unflushed>,
+    /// The block written last.
+    newest: Option<Rc<Stored>>,
     in_flight: Vec<Request>,
     clock: u64,
+    requests: u64,
+    /// Counts what changed the states a power loss could leave.
+    changes: u64,
     trace: u64,
     scramble: Rng,
 }
@@ -189,8 +226,11 @@ impl SimulatedDisk {
             durable: image.blocks.clone(),
             visible: image.blocks,
             unflushed: Vec::new(),
+            newest: None,
             in_flight: Vec::new(),
             clock: 0,
+            requests: 0,
+            changes: 0,
             trace: 0,
             scramble: Rng::new(0xd15c),
         };
@@ -269,9 +309,9 @@ impl SimulatedDisk {
     /// Bit rot: changes a block on the medium and in the cache.
     pub fn rot(&self, at: u64, change: impl FnOnce(&mut [u8; BLOCK_SIZE])) {
         let mut state = self.state.borrow_mut();
-        let mut block = state.visible.get(&at).map_or([0; BLOCK_SIZE], |block| **block);
+        let mut block = state.visible.get(&at).map_or([0; BLOCK_SIZE], |block| block.bytes);
         change(&mut block);
-        let block = Rc::new(block);
+        let block = Stored::new(block);
         state.durable.insert(at, block.clone());
         state.visible.insert(at, block);
     }
@@ -279,6 +319,17 @@ impl SimulatedDisk {
     /// A digest of every request so far, in order: equal runs have equal traces.
     pub fn trace(&self) -> u64 {
         self.state.borrow().trace
+    }
+
+    /// Requests submitted so far.
+    pub fn requests(&self) -> u64 {
+        self.state.borrow().requests
+    }
+
+    /// Advances whenever what a power loss could leave has changed: a write or discard was submitted, a flush
+    /// has completed. A write's completion alone changes nothing of that.
+    pub fn changes(&self) -> u64 {
+        self.state.borrow().changes
     }
 
     /// Blocks that a power loss could still take.
@@ -300,10 +351,15 @@ impl SimulatedDisk {
             reply.borrow_mut().transfer = Some((command.into_buffers(), Err(error)));
             return Completion(reply);
         }
-        state.note(start, count, &command);
+        state.requests += 1;
+        let blocks: Vec<Rc<Stored>> = match &command {
+            Command::Write { buffers } => buffers.iter().map(|buffer| state.store(buffer)).collect(),
+            _ => Vec::new(),
+        };
+        state.note(start, count, &command, &blocks);
         let id = state.tick();
         match &command {
-            Command::Write { buffers } => state.cache(id, start, buffers.iter().map(|b| Rc::new(**b))),
+            Command::Write { .. } => state.cache(id, start, blocks),
             Command::Discard => state.scramble(id, start, count),
             Command::Read { .. } | Command::Flush { .. } => {}
         }
@@ -321,20 +377,22 @@ fn surviving_sectors(rng: &mut Rng, survival: u64) -> u8 {
 
 /// Puts the chosen sectors of a write onto the medium.
 fn land(blocks: &mut Contents, write: &Unflushed, sectors: u8) {
-    match sectors {
-        0 => {}
-        0xff => {
-            blocks.insert(write.at, write.data.clone());
-        }
-        _ => {
-            let mut torn = blocks.get(&write.at).map_or([0; BLOCK_SIZE], |block| **block);
-            for sector in (0..8).filter(|s| sectors & (1 << s) != 0) {
-                let range = sector * SECTOR_SIZE..(sector + 1) * SECTOR_SIZE;
-                torn[range.clone()].copy_from_slice(&write.data[range]);
-            }
-            blocks.insert(write.at, Rc::new(torn));
-        }
+    let landed = match sectors {
+        0 => return,
+        0xff => write.data.clone(),
+        _ => torn(blocks.get(&write.at), &write.data, sectors),
+    };
+    blocks.insert(write.at, landed);
+}
+
+/// A block of which only the chosen sectors are new.
+fn torn(old: Option<&Rc<Stored>>, new: &Stored, sectors: u8) -> Rc<Stored> {
+    let mut torn = old.map_or([0; BLOCK_SIZE], |block| block.bytes);
+    for sector in (0..8).filter(|s| sectors & (1 << s) != 0) {
+        let range = sector * SECTOR_SIZE..(sector + 1) * SECTOR_SIZE;
+        torn[range.clone()].copy_from_slice(&new.bytes[range]);
     }
+    Stored::new(torn)
 }
 
 impl Command {
@@ -352,25 +410,31 @@ impl State {
         self.clock
     }
 
+    /// The bytes of a write. Equal blocks in a row share memory, so that a million of them cost nothing.
+    fn store(&mut self, bytes: &[u8; BLOCK_SIZE]) -> Rc<Stored> {
+        match &self.newest {
+            Some(newest) if newest.bytes == *bytes => newest.clone(),
+            _ => self.newest.insert(Stored::new(*bytes)).clone(),
+        }
+    }
+
     /// Adds a request to the trace.
-    fn note(&mut self, start: u64, count: u64, command: &Command) {
+    fn note(&mut self, start: u64, count: u64, command: &Command, blocks: &[Rc<Stored>]) {
         let kind = match command {
             Command::Read { .. } => 1,
             Command::Write { .. } => 2,
             Command::Flush { .. } => 3,
             Command::Discard => 4,
         };
-        let data = match command {
-            Command::Write { buffers } => buffers.iter().fold(0, |sum, b| sum ^ crate::content::digest(b)),
-            _ => 0,
-        };
+        let data = blocks.iter().fold(0, |sum, block| sum ^ block.digest);
         for part in [kind, start, count, data] {
-            self.trace = crate::rng::mix(self.trace ^ part);
+            self.trace = mix(self.trace ^ part);
         }
     }
 
     /// Puts the blocks of a write in flight where a power loss can find them.
-    fn cache(&mut self, request: u64, start: u64, blocks: impl Iterator<Item = Rc<[u8; BLOCK_SIZE]>>) {
+    fn cache(&mut self, request: u64, start: u64, blocks: Vec<Rc<Stored>>) {
+        self.changes += 1;
         let writes = (start..).zip(blocks).map(|(at, data)| Unflushed { request, at, data, completed: None });
         self.unflushed.extend(writes);
     }
@@ -384,7 +448,8 @@ impl State {
         };
         held.sort_unstable();
         for at in held {
-            let data = Rc::new([self.scramble.draw() as u8; BLOCK_SIZE]);
+            let data = Stored::new([self.scramble.draw() as u8; BLOCK_SIZE]);
+            self.changes += 1;
             self.unflushed.push(Unflushed { request, at, data, completed: None });
         }
     }
@@ -395,7 +460,7 @@ impl State {
             Command::Read { start, mut buffers } => {
                 for (at, buffer) in (start..).zip(&mut buffers) {
                     match self.visible.get(&at) {
-                        Some(block) => **buffer = **block,
+                        Some(block) => **buffer = block.bytes,
                         None => buffer.fill(0),
                     }
                 }
@@ -433,6 +498,7 @@ impl State {
         let covered = |write: &Unflushed| write.completed.is_some_and(|completed| completed < submitted);
         let (mut flushed, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.unflushed).into_iter().partition(covered);
+        self.changes += u64::from(!flushed.is_empty());
         self.unflushed = kept;
         flushed.sort_by_key(|write| write.completed);
         for write in flushed {

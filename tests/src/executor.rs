@@ -95,6 +95,8 @@ pub struct Executor {
     background_share: u64,
     /// Hardware whose requests end last, most of the time.
     slow: Option<usize>,
+    /// Called after every step.
+    watcher: Option<Rc<dyn Fn()>>,
     steps: u64,
 }
 
@@ -108,6 +110,7 @@ impl Executor {
             hardware_bias: 0,
             background_share: 100,
             slow: None,
+            watcher: None,
             steps: 0,
         };
         executor.reseed(seed);
@@ -136,6 +139,11 @@ impl Executor {
     /// Adds a task that runs beside whatever is awaited.
     pub fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
         self.background.push(Task::new(Box::pin(future)));
+    }
+
+    /// Calls `watcher` after every step from now on.
+    pub fn watch(&mut self, watcher: Option<Rc<dyn Fn()>>) {
+        self.watcher = watcher;
     }
 
     /// Power off: drops every task where it stands, and forgets the hardware.
@@ -222,12 +230,13 @@ impl Executor {
                 Move::Background(i) => {
                     self.background[i].poll();
                 }
-                Move::Awaited(i) => {
-                    results[i] = tasks[i].poll();
-                    if results.iter().flatten().count() >= enough {
-                        return (results, None);
-                    }
-                }
+                Move::Awaited(i) => results[i] = tasks[i].poll(),
+            }
+            if let Some(watcher) = &self.watcher {
+                watcher();
+            }
+            if matches!(next, Move::Awaited(_)) && results.iter().flatten().count() >= enough {
+                return (results, None);
             }
         }
         (results, Some(Stopped::Budget))

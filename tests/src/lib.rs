@@ -10,6 +10,7 @@ pub mod compare;
 pub mod content;
 pub mod disk;
 pub mod executor;
+pub mod explore;
 pub mod fault;
 pub mod held;
 pub mod history;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// A checkpoint or a reference point.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Point {
     /// The tick it ended.
     pub at: u64,
@@ -28,7 +28,7 @@ pub struct Point {
 }
 
 /// A volume with all that belongs to it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Volume {
     /// Its line of history.
     pub timeline: u128,
@@ -118,7 +118,7 @@ pub enum Applies {
 }
 
 /// Everything a client can see.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub struct State {
     /// By name.
     pub volumes: BTreeMap<String, Volume>,
@@ -259,6 +259,26 @@ pub struct Candidate {
     pub state: State,
     /// Volume, block, and what it may hold instead.
     pub optional: Vec<(String, u64, Cell)>,
+}
+
+impl Candidate {
+    /// This state and no other.
+    pub fn exactly(state: State) -> Self {
+        Self { state, optional: Vec::new() }
+    }
+
+    /// Every state it stands for. There are `2^n` of them for `n` optional writes.
+    pub fn states(&self) -> Vec<State> {
+        let mut states = vec![self.state.clone()];
+        for (volume, block, cell) in &self.optional {
+            let mut with = states.clone();
+            for state in &mut with {
+                Rc::make_mut(&mut state.volume(volume).head).set(*block, 1, *cell);
+            }
+            states.extend(with);
+        }
+        states
+    }
 }
 
 /// The state now, and all states since the last durable moment.

@@ -144,7 +144,7 @@ thread_local! {
 }
 
 /// Runs `work` without panic messages on the terminal, and turns a panic into its message and place.
-fn silent(work: impl FnOnce() -> std::thread::Result<()>) -> Result<(), String> {
+pub(crate) fn silent<T>(work: impl FnOnce() -> std::thread::Result<T>) -> Result<T, String> {
     install_hook();
     QUIET.set(true);
     let result = work();

@@ -6,10 +6,12 @@
 
 mod crash;
 mod group;
+mod start;
 mod verify;
 
 pub use crash::{Ending, Moment};
 pub use group::Fate;
+pub use start::Start;
 
 use crate::action::Action;
 use crate::compare::KeptToken;
@@ -59,6 +61,8 @@ pub struct World {
     pub rng: Rng,
     /// Creation times are compared in this many nanoseconds: what a client was told of them.
     pub time_grain: u64,
+    /// Entries a page of what is read back; of random size unless it is set.
+    pub page: Option<usize>,
     config: Config,
     pool: Option<Pool<Disk>>,
     images: BTreeMap<u128, Rc<Image<Disk>>>,
@@ -94,6 +98,7 @@ impl World {
             tokens: Vec::new(),
             rng: Rng::new(setup.seed),
             time_grain: 1,
+            page: None,
             // Steps small enough that releases pause everywhere.
             config: Config {
                 cache_blocks: setup.cache_blocks,
@@ -172,12 +177,18 @@ impl World {
 
     /// Carries out `action`. An error must leave nothing behind; the model stays as it was.
     pub fn attempt(&mut self, action: Action) -> Result<Reply, Error> {
-        self.note(&action);
-        let work = self.prepare(&action);
-        let reply = self.executor.run(work)?;
-        self.model.acknowledge(&action, self.incarnation);
-        self.check_reply(&action, &reply);
+        let reply = self.attempt_alone(&action)?;
         self.after(&action);
+        Ok(reply)
+    }
+
+    /// As [`World::attempt`], without looking afterwards at what the action has changed.
+    pub fn attempt_alone(&mut self, action: &Action) -> Result<Reply, Error> {
+        self.note(action);
+        let work = self.prepare(action);
+        let reply = self.executor.run(work)?;
+        self.model.acknowledge(action, self.incarnation);
+        self.check_reply(action, &reply);
         Ok(reply)
     }
 

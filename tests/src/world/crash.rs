@@ -137,12 +137,17 @@ impl World {
     }
 
     fn find_itself(&mut self, candidates: Vec<Candidate>) {
+        self.open_again();
+        self.settle(candidates);
+        self.check();
+    }
+
+    /// Opens the pool after a power loss, which must leave it as writable as it was.
+    pub fn open_again(&mut self) {
         self.open().unwrap_or_else(fail("open the pool after a power loss"));
         if let Some(why) = self.pool().status().read_only {
             panic!("after a power loss the pool opened read-only: {why}");
         }
-        self.settle(candidates);
-        self.check();
     }
 
     /// Ends the machine and starts it again; the pool is not opened.
@@ -163,7 +168,7 @@ impl World {
     }
 
     /// Finds the one state of history the pool stands at.
-    pub(super) fn settle(&mut self, candidates: Vec<Candidate>) {
+    pub fn settle(&mut self, candidates: Vec<Candidate>) {
         let view = self.observe();
         let mut verdicts = Vec::new();
         let total = candidates.len();

@@ -11,7 +11,7 @@ use datum_store::{CheckReport, Content, ErrorKind, Progress, Since, View};
 impl World {
     /// Reads everything.
     pub fn observe(&mut self) -> PoolView {
-        let page = *self.rng.pick(&[1, 2, 7, 64, 1000]);
+        let page = self.page.unwrap_or(*self.rng.pick(&[1, 2, 7, 64, 1000]));
         let pool = self.pool();
         let mut view = self.executor.run(observe::observe(&pool, &self.contents, page));
         observe::cut_times(&mut view, self.time_grain);
@@ -75,7 +75,7 @@ impl World {
             }
             (applies, Ok(change)) => panic!("{what}: {applies:?}, yet resolved to change id {change}"),
         };
-        let page = *self.rng.pick(&[1, 3, 50, 1000]);
+        let page = self.page.unwrap_or(*self.rng.pick(&[1, 3, 50, 1000]));
         let shown = self.call(async |pool| {
             let image = pool.open_image(&name(volume), until_name.as_ref()).await;
             let image = image.unwrap_or_else(fail("open the image"));

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: every test. First those of the host, then those that boot the kernel under QEMU: the
-//! test targets of `datum-tests` that require its feature `qemu`.
+//! `cargo xtask test`: every test. First those of the host, then the crash simulator, then those that boot the
+//! kernel under QEMU: the test targets of `datum-tests` that require its feature `qemu`.
 //!
 //! The output passes through here to be counted, so that the last line is the sum of all.
 
@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::sim;
 use crate::kernel;
 use crate::setup::{Need, ensure};
 use crate::shell::{self, cargo, say};
@@ -18,7 +19,7 @@ use crate::workspace::{self, items, members, text};
 /// Run every test, on the host and in QEMU.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The host's tests only: no kernel, no QEMU.
+    /// The host's test programs only: no crash simulator, no kernel, no QEMU.
     #[arg(long)]
     quick: bool,
     /// Also the tests that are marked as ignored because they run long.
@@ -45,11 +46,23 @@ impl Arguments {
         }
         self.count(cargo().args(["test", "--locked", "--no-fail-fast"]), &mut tally)?;
         if !self.quick {
+            self.simulate(&mut tally);
             self.qemu_tests(&mut tally)?;
         }
         say(format!("{} test programs in {} s", tally.programs, started.elapsed().as_secs()));
         println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.ignored);
         Ok(if tally.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// The crash simulator's short form, which is no test program and has no part to be chosen by name.
+    fn simulate(&self, tally: &mut Tally) {
+        if self.filters.is_empty() {
+            tally.programs += 1;
+            match shell::run(&mut sim::simulator()) {
+                Ok(()) => tally.passed += 1,
+                Err(_) => tally.failed += 1,
+            }
+        }
     }
 
     fn qemu_tests(&self, tally: &mut Tally) -> Result<()> {

@@ -11,11 +11,12 @@ use super::Report;
 const README: &str = "README.md";
 
 /// The pages that the README must lead to.
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 7] = [
     "docs/ARCHITECTURE.md",
     "docs/FORMAT.md",
     "docs/PERFORMANCE.md",
     "docs/PROTOCOL.md",
+    "docs/RELIABILITY.md",
     "docs/SOUNDNESS.md",
     "docs/TESTING.md",
 ];

@@ -1,0 +1,111 @@
+//! What must hold after one power loss: the pool opens, stands at an allowed state, tracks changes exactly, is
+//! sound, and goes on working.
+
+use super::history::{Allowed, Boundary, History, Recorder, now, requests};
+use super::prelude::Prelude;
+use super::sequence::VOLUME;
+use crate::action::Action;
+use crate::disk::DiskImage;
+use crate::model::Candidate;
+use crate::world::{Start, World};
+use std::rc::Rc;
+
+/// Entries a page: lists of a few entries in one piece.
+const PAGE: usize = 64;
+
+/// What is asked of one recovery beyond the rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Demands {
+    /// The moments of the recovery itself are wanted.
+    pub record: bool,
+    /// The pool must go on working.
+    pub usable: bool,
+}
+
+/// What came of a recovery.
+pub struct Recovered {
+    /// Moments at which the power could have failed again.
+    pub boundaries: Vec<Boundary>,
+    /// Requests that reached the disks.
+    pub requests: u64,
+    /// Operations carried out.
+    pub operations: u64,
+}
+
+/// Recovers from `images` and panics with what does not hold.
+pub fn recover(
+    prelude: &Prelude,
+    history: &History,
+    images: Vec<DiskImage>,
+    seed: u64,
+    allowed: &Rc<Allowed>,
+    demands: Demands,
+) -> Recovered {
+    let start = Start {
+        images,
+        state: Default::default(),
+        contents: history.contents.clone(),
+        tokens: history.tokens.clone(),
+        drawn: history.drawn,
+    };
+    let mut world = World::resume(&prelude.setup(seed), start);
+    prelude.pace(&mut world);
+    world.page = Some(PAGE);
+    let recorder = demands.record.then(|| Recorder::attach(&mut world));
+    world.open_again();
+    let mut boundaries = Vec::new();
+    let end = recorder.map(|recorder| {
+        let allowed = || allowed.clone();
+        let moments = recorder.detach(&mut world);
+        boundaries.extend(moments.into_iter().map(|moments| Boundary { moments, allowed: allowed() }));
+        now(&world)
+    });
+    world.settle(allowed.candidates.clone());
+    if let Some(moments) = end {
+        // What was served once is the truth from then on.
+        let served = Allowed::new(vec![Candidate::exactly(world.model.state.clone())]);
+        boundaries.push(Boundary { moments, allowed: served });
+    }
+    world.verify_changes();
+    world.check();
+    let operations = if demands.usable { prove_usable(&mut world) } else { 0 };
+    Recovered { boundaries, requests: requests(&world), operations }
+}
+
+/// Writes, takes a checkpoint, overwrites, converts it, and sees its space released; then deletes another.
+fn prove_usable(world: &mut World) -> u64 {
+    let volume = match world.model.state.volumes.keys().next() {
+        Some(name) => name.clone(),
+        None => {
+            let (name, timeline) = (VOLUME.to_string(), 0xf0f0);
+            world.act(Action::CreateVolume { name: name.clone(), size: 2, timeline, time: 20 });
+            name
+        }
+    };
+    world.executor.idle();
+    let held = world.pool().status().releases_pending;
+    let mut write =
+        || Action::Write { volume: volume.clone(), first: 0, contents: vec![world.contents.draw()] };
+    let (before, after) = (write(), write());
+    let (volumes, name) = (vec![volume.clone()], "proof".to_string());
+    world.act(before);
+    world.act(Action::CreateCheckpoint { volumes, name: name.clone(), time: 21 });
+    world.act(after);
+    world.act(Action::ConvertCheckpoint { volume: volume.clone(), refpoint: name.clone(), name });
+    world.executor.idle();
+    let left = world.pool().status().releases_pending;
+    assert_eq!(left, held, "the release of what nothing holds comes to its end");
+    let oldest = world.model.state.volumes[&volume].checkpoints().next().map(|(name, _)| name.clone());
+    if let Some(name) = oldest {
+        world.act(Action::DeleteCheckpoint { volume, name });
+        world.executor.idle();
+    }
+    world.act(Action::Commit);
+    world.executor.idle();
+    world.verify();
+    world.check();
+    PROOF_OPERATIONS
+}
+
+/// Operations of such a proof, at least.
+const PROOF_OPERATIONS: u64 = 5;

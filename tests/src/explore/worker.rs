@@ -1,0 +1,211 @@
+//! One worker of an exploration: takes sequences, runs them, and recovers from everything they could leave.
+
+use super::history::{Allowed, Boundary, History, run};
+use super::prelude::{PRELUDES, Prelude};
+use super::recovery::{Demands, Recovered, recover};
+use super::report::{Counts, Failure};
+use super::sequence::Letter;
+use super::states::{self, Breadth, Fates};
+use super::{Options, Shared};
+use crate::rng::mix;
+use crate::simulation::silent;
+use crate::world::Start;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+/// A worker.
+pub(super) struct Worker<'a> {
+    shared: &'a Shared,
+    starts: Vec<Start>,
+    counts: Counts,
+}
+
+/// One sequence under way.
+struct Case<'a> {
+    prelude: &'static Prelude,
+    letters: &'a [Letter],
+    history: &'a History,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(shared: &'a Shared) -> Self {
+        let starts = PRELUDES.iter().map(|prelude| prelude.start(shared.options.seed)).collect();
+        Self { shared, starts, counts: Counts::default() }
+    }
+
+    pub(super) fn work(mut self) {
+        while let Some((prelude, letters)) = self.shared.next_item() {
+            self.sequence(prelude, &letters);
+        }
+        if let Ok(mut counts) = self.shared.counts.lock() {
+            *counts += self.counts;
+        }
+    }
+
+    fn sequence(&mut self, prelude: &'static Prelude, letters: &[Letter]) {
+        let index = PRELUDES.iter().position(|other| other.name == prelude.name).unwrap_or_default();
+        let (start, options) = (&self.starts[index], self.shared.options);
+        let history = match guarded(|| run(prelude, start, letters, options.seed)) {
+            Ok(Some(history)) => history,
+            Ok(None) => return,
+            Err(what) => return self.fail(place(prelude, letters), what),
+        };
+        self.counts.sequences += 1;
+        self.counts.boundaries += history.boundaries.len() as u64;
+        self.counts.operations += history.operations;
+        self.counts.requests += history.requests;
+        let case = Case { prelude, letters, history: &history };
+        let (breadth, most) = match letters.len() {
+            length if length < options.length => (options.breadth, usize::MAX),
+            _ => options.longest,
+        };
+        self.losses(&case, &breadth, most);
+    }
+
+    /// Every power loss of a sequence, or `most` of the new ones in the order of their digests, which is no order
+    /// at all.
+    fn losses(&mut self, case: &Case<'_>, breadth: &Breadth, most: usize) {
+        let mut chosen = Vec::new();
+        for (moment, boundary) in case.history.boundaries.iter().enumerate() {
+            let seed = mix(self.shared.options.seed ^ moment as u64);
+            for fates in states::losses(&boundary.moments, breadth, seed) {
+                let key = key(boundary, &fates);
+                chosen.push((mix(key), moment, fates));
+            }
+        }
+        if chosen.len() > most {
+            chosen.sort_by_key(|(order, ..)| *order);
+        }
+        let mut taken = 0;
+        for (order, moment, fates) in chosen {
+            let boundary = &case.history.boundaries[moment];
+            let key = key(boundary, &fates);
+            if taken == most {
+                self.counts.left_out += 1;
+                continue;
+            }
+            if !self.shared.is_new(key) {
+                self.counts.repeated += 1;
+                continue;
+            }
+            taken += 1;
+            self.counts.states += 1;
+            let place = format!("{}:{moment}:{}", place(case.prelude, case.letters), states::spell(&fates));
+            let nested = order.is_multiple_of(self.shared.options.nested_every);
+            let recovered = self.recover(case, boundary, &fates, &place, nested);
+            if let Some(recovered) = recovered.filter(|_| nested) {
+                self.nested(case, &recovered, &place);
+            }
+        }
+    }
+
+    /// Power losses in a recovery.
+    fn nested(&mut self, case: &Case<'_>, recovered: &Recovered, outer: &str) {
+        let options = self.shared.options;
+        let mut chosen = Vec::new();
+        for (moment, boundary) in recovered.boundaries.iter().enumerate() {
+            let breadth = Breadth { torn_max: 4, subsets_max: 4, samples: 4 };
+            for fates in states::losses(&boundary.moments, &breadth, options.seed ^ moment as u64) {
+                chosen.push((mix(key(boundary, &fates)), moment, fates));
+            }
+        }
+        chosen.sort_by_key(|(order, ..)| *order);
+        chosen.truncate(options.nested_states);
+        for (_, moment, fates) in chosen {
+            let boundary = &recovered.boundaries[moment];
+            if !self.shared.is_new(key(boundary, &fates)) {
+                self.counts.repeated += 1;
+                continue;
+            }
+            self.counts.states += 1;
+            self.counts.nested += 1;
+            let place = format!("{outer}:{moment}:{}", states::spell(&fates));
+            self.recover(case, boundary, &fates, &place, false);
+        }
+    }
+
+    fn recover(
+        &mut self,
+        case: &Case<'_>,
+        boundary: &Boundary,
+        fates: &Fates,
+        place: &str,
+        record: bool,
+    ) -> Option<Recovered> {
+        let key = key(boundary, fates);
+        let demands = demands(key, &self.shared.options, record);
+        match guarded(|| attempt(case, boundary, fates, demands)) {
+            Ok(recovered) => {
+                self.counts.requests += recovered.requests;
+                self.counts.operations += recovered.operations;
+                self.counts.used += u64::from(demands.usable);
+                Some(recovered)
+            }
+            Err(what) => {
+                self.fail(place.to_string(), what);
+                None
+            }
+        }
+    }
+
+    fn fail(&mut self, place: String, what: String) {
+        self.shared.fail(Failure { place, seed: self.shared.options.seed, what });
+    }
+}
+
+fn demands(key: u64, options: &Options, record: bool) -> Demands {
+    Demands { record, usable: mix(key ^ 1).is_multiple_of(options.used_every) }
+}
+
+/// What makes a case different from all others.
+fn key(boundary: &Boundary, fates: &Fates) -> u64 {
+    mix(states::digest(&boundary.moments, fates) ^ boundary.allowed.digest)
+}
+
+fn attempt(case: &Case<'_>, boundary: &Boundary, fates: &Fates, demands: Demands) -> Recovered {
+    let images = states::images(&boundary.moments, fates);
+    let seed = states::digest(&boundary.moments, fates);
+    let allowed: &Rc<Allowed> = &boundary.allowed;
+    recover(case.prelude, case.history, images, seed, allowed, demands)
+}
+
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    silent(|| catch_unwind(AssertUnwindSafe(work)))
+}
+
+fn place(prelude: &Prelude, letters: &[Letter]) -> String {
+    let words: Vec<&str> = letters.iter().map(|letter| letter.word()).collect();
+    format!("{}:{}", prelude.name, words.join(","))
+}
+
+/// Runs the one case that a place names. What does not hold is a panic.
+///
+/// # Errors
+/// The place names nothing.
+pub fn replay(place: &str, seed: u64) -> Result<(), String> {
+    let mut parts = place.split(':');
+    let mut next = |what: &str| parts.next().ok_or(format!("the place names no {what}"));
+    let prelude = Prelude::named(next("prelude")?).ok_or("there is no such prelude")?;
+    let letters = next("operations")?.split(',').map(Letter::parse).collect::<Option<Vec<_>>>();
+    let letters = letters.ok_or("there is no such operation")?;
+    let history =
+        run(prelude, &prelude.start(seed), &letters, seed).ok_or("an operation means nothing there")?;
+    let case = Case { prelude, letters: &letters, history: &history };
+    println!("{}: {} moments", self::place(case.prelude, case.letters), history.boundaries.len());
+    let mut recovered: Option<Recovered> = None;
+    let rest: Vec<&str> = parts.collect();
+    for pair in rest.chunks(2) {
+        let [moment, fates] = pair else { return Err("a moment comes with its blocks".into()) };
+        let boundaries = recovered.as_ref().map_or(&history.boundaries, |outer| &outer.boundaries);
+        let moment = moment.parse::<usize>().ok().and_then(|moment| boundaries.get(moment));
+        let boundary = moment.ok_or("there is no such moment")?;
+        let fates = states::parse(fates).ok_or("blocks are w, t or -")?;
+        if fates.len() != states::unflushed(&boundary.moments) {
+            return Err(format!("{} blocks are unflushed there", states::unflushed(&boundary.moments)));
+        }
+        let demands = Demands { record: true, usable: true };
+        recovered = Some(attempt(&case, boundary, &fates, demands));
+        println!("recovered");
+    }
+    Ok(())
+}
