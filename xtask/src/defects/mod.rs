@@ -21,9 +21,6 @@ use trial::trial;
 /// Where the patches lie.
 const DIRECTORY: &str = "tests/defects";
 
-/// Defects that every run of the checks really tries: one of the log, one of the free map.
-const SAMPLE: [&str; 2] = ["no-flush-after-record", "reuse-at-once"];
-
 /// All defects, by name.
 fn all(root: &Path) -> Result<Vec<Defect>> {
     let mut defects = Vec::new();
@@ -71,13 +68,12 @@ pub fn try_out(names: &[String]) -> Result<bool> {
     Ok(survivors == 0)
 }
 
-/// What belongs to the usual checks: every defect compiles, and a sample is noticed.
+/// What belongs to the usual checks: every defect compiles. To try them takes a build for each.
 pub fn check() -> Result<()> {
     let root = workspace::root();
     let defects = all(root)?;
     Tree::copy(root)?.compile(&defects)?;
     say(format!("{} defects compile", defects.len()));
-    ensure!(try_out(&SAMPLE.map(String::from))?, "a defect was not noticed by any test");
     Ok(())
 }
 
@@ -101,9 +97,6 @@ mod tests {
                     defect.name
                 );
             }
-        }
-        for name in SAMPLE {
-            assert!(defects.iter().any(|defect| defect.name == name), "{name} is gone");
         }
     }
 }
