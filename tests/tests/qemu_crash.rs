@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,9 @@ struct Story {
     clock: AtomicU64,
     history: Mutex<History>,
     marks: Mutex<Vec<Mark>>,
+    /// The machine is being reset. What answers a command from now on may be its next life, which knows nothing of the
+    /// writes that the former one had acknowledged and not flushed.
+    resetting: AtomicBool,
 }
 
 impl Story {
@@ -74,6 +77,7 @@ fn every_power_loss_leaves_one_moment_of_history() {
             let commands = scope.spawn(|| administer(&story, control, cycle));
             thread::sleep(load);
             if cycle % RESET_EVERY == RESET_EVERY - 1 {
+                story.resetting.store(true, Ordering::SeqCst);
                 ask_monitor(&monitor, "system_reset");
                 wait_until_open_again(&appliance);
             }
@@ -83,6 +87,7 @@ fn every_power_loss_leaves_one_moment_of_history() {
             commands.join().unwrap();
         });
         drop(appliance);
+        story.resetting.store(false, Ordering::SeqCst);
     }
     let (appliance, mut control) = boot(&machine);
     verify(&mut story, &appliance, &mut control);
@@ -166,7 +171,7 @@ fn administer(story: &Story, mut control: Client, cycle: u64) {
             0 => control.call("refpoint.create", json!({ "volume": "db", "name": name })),
             _ => control.call("checkpoint.create", json!({ "volumes": ["db"], "name": name })),
         };
-        if made.is_err() {
+        if made.is_err() || story.resetting.load(Ordering::SeqCst) {
             return;
         }
         let answered = story.tick();
