@@ -5,7 +5,7 @@ mod volumes;
 
 use crate::check;
 use crate::device::{BLOCK_SIZE, BlockDevice};
-use crate::engine::{Applied, Engine};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forest::{Step, Stop};
 use crate::format::journal::Body;
@@ -269,31 +269,55 @@ impl<D: BlockDevice> Pool<D> {
         check::check(&self.0, true, progress).await
     }
 
-    /// Does one administrative operation: `resolve` finds the objects it names, in the same instant in which
-    /// the operation happens. Durable on return.
-    async fn administer(
+    /// Does one administrative operation; returns the object it is about. `resolve` finds what it names in the same
+    /// instant in which the operation happens. Durable on return.
+    async fn administer(&self, resolve: impl FnMut(&mut Transaction<'_>) -> Step<Body>) -> Result<ObjectId> {
+        self.administer_and_describe(resolve, |_, object| Ok(object)).await
+    }
+
+    /// As `administer`; `describe` says what came of the operation in the instant in which it happens, so that
+    /// nobody else's command comes in between. What it needs to read, `resolve` must have read or the operation
+    /// written.
+    async fn administer_and_describe<T>(
         &self,
         mut resolve: impl FnMut(&mut Transaction<'_>) -> Step<Body>,
-    ) -> Result<Applied> {
+        mut describe: impl FnMut(&mut Transaction<'_>, ObjectId) -> Step<T>,
+    ) -> Result<T> {
         self.0.throttle().await?;
-        let applied = self
+        let mut applied = None;
+        let described = self
             .0
             .run(|engine| {
-                engine.check_writable()?;
-                let body = resolve(&mut Transaction::new(engine))?;
-                if body.changed_heads().iter().any(|&volume| self.0.gates.is_held(volume)) {
-                    let message = "the volume is being reverted; try again when that has ended";
-                    return Err(Stop::Failed(Error::new(ErrorKind::InUse, message)));
-                }
-                let operation = engine.operation(body);
-                let applied = engine.apply(&operation)?;
-                engine.journal.push(&operation);
-                Ok(applied)
+                let object = match applied {
+                    Some(object) => object,
+                    None => *applied.insert(self.apply(engine, &mut resolve)?),
+                };
+                describe(&mut Transaction::new(engine), object)
             })
-            .await?;
-        self.0.flush().await?;
-        self.0.changed.notify();
-        Ok(applied)
+            .await;
+        if applied.is_some() {
+            self.0.flush().await?;
+            self.0.changed.notify();
+        }
+        described
+    }
+
+    /// Applies an operation to what it names; returns the object it is about.
+    fn apply(
+        &self,
+        engine: &mut Engine,
+        resolve: impl FnOnce(&mut Transaction<'_>) -> Step<Body>,
+    ) -> Step<ObjectId> {
+        engine.check_writable()?;
+        let body = resolve(&mut Transaction::new(engine))?;
+        if body.changed_heads().iter().any(|&volume| self.0.gates.is_held(volume)) {
+            let message = "the volume is being reverted; try again when that has ended";
+            return Err(Stop::Failed(Error::new(ErrorKind::InUse, message)));
+        }
+        let operation = engine.operation(body);
+        let applied = engine.apply(&operation)?;
+        engine.journal.push(&operation);
+        Ok(applied.object)
     }
 
     /// Answers a question about the object table.

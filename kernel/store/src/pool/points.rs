@@ -82,7 +82,7 @@ impl<D: BlockDevice> Pool<D> {
         let body = |t: &mut Transaction<'_>| {
             Ok(Body::DeleteCheckpoint { checkpoint: t.named_checkpoint(volume, name)?.1 })
         };
-        self.administer(body).await.map(|applied| Release { version: applied.object })
+        self.administer(body).await.map(|version| Release { version })
     }
 
     /// Turns a checkpoint into a reference point named `refpoint`. The space follows.

@@ -5,7 +5,7 @@ use crate::catalog::Listing;
 use crate::device::{BLOCK_SIZE, BlockDevice};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::forest::{Step, Stop};
+use crate::forest::Step;
 use crate::format::journal::Body;
 use crate::image::Image;
 use crate::limits::VOLUME_SIZE_MAX;
@@ -15,51 +15,6 @@ use crate::types::{Name, ObjectId, TimelineId, VolumeInfo};
 use alloc::vec::Vec;
 
 impl<D: BlockDevice> Pool<D> {
-    /// As `administer`; `describe` says what came of the operation in the instant in which it happens, so that
-    /// nobody else's command comes in between. What it needs to read, `resolve` must have read or the operation
-    /// written.
-    pub(super) async fn administer_and_describe<T>(
-        &self,
-        mut resolve: impl FnMut(&mut Transaction<'_>) -> Step<Body>,
-        mut describe: impl FnMut(&mut Transaction<'_>, ObjectId) -> Step<T>,
-    ) -> Result<T> {
-        self.0.throttle().await?;
-        let mut applied = None;
-        let described = self
-            .0
-            .run(|engine| {
-                let object = match applied {
-                    Some(object) => object,
-                    None => *applied.insert(self.apply(engine, &mut resolve)?),
-                };
-                describe(&mut Transaction::new(engine), object)
-            })
-            .await;
-        if applied.is_some() {
-            self.0.flush().await?;
-            self.0.changed.notify();
-        }
-        described
-    }
-
-    /// Applies an operation to what it names; returns the object it is about.
-    fn apply(
-        &self,
-        engine: &mut Engine,
-        resolve: impl FnOnce(&mut Transaction<'_>) -> Step<Body>,
-    ) -> Step<ObjectId> {
-        engine.check_writable()?;
-        let body = resolve(&mut Transaction::new(engine))?;
-        if body.changed_heads().iter().any(|&volume| self.0.gates.is_held(volume)) {
-            let message = "the volume is being reverted; try again when that has ended";
-            return Err(Stop::Failed(Error::new(ErrorKind::InUse, message)));
-        }
-        let operation = engine.operation(body);
-        let applied = engine.apply(&operation)?;
-        engine.journal.push(&operation);
-        Ok(applied.object)
-    }
-
     /// Makes an empty volume. `size` in bytes, a multiple of 4096 up to 64 TiB.
     ///
     /// # Errors
