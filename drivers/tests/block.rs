@@ -2,10 +2,10 @@
 
 mod fake;
 
-use datum_drivers::virtio::Polled;
 use datum_drivers::virtio::block::{Block, BlockDevice, BlockError};
 use datum_drivers::virtio::queue::Fault;
 use datum_drivers::virtio::transport::DeviceStatus;
+use datum_drivers::virtio::{Polled, SetupError};
 use fake::transport::{EVENT_IDX, FakeTransport, INDIRECT};
 use fake::{Numbers, Popped};
 use futures_util::FutureExt;
@@ -304,4 +304,21 @@ fn a_disk_that_grows_is_noticed() {
     }
     device.poll();
     assert_eq!((device.blocks(), device.limits().blocks), (5000, 1000));
+}
+
+/// Whoever reads the capacity until the generation stays waits for ever on a device whose generation never does.
+#[test]
+fn a_configuration_that_never_settles_stops_the_device() {
+    let (disk, device) = Disk::plain();
+    let read = device.read(0, vec![block(0)]).boxed_local();
+    {
+        let mut registers = disk.transport.0.borrow_mut();
+        (registers.restless, registers.config_changed) = (true, true);
+    }
+    device.poll();
+    let (back, outcome) = read.now_or_never().expect("over");
+    assert_eq!((back.len(), outcome), (1, Err(BlockError::Broken)));
+    assert_eq!(device.fault(), Some(Fault::WrongAnswer));
+    let refused = BlockDevice::new(disk.transport.clone(), 256).map(|_| ());
+    assert_eq!(refused, Err(SetupError::NeverSettles));
 }

@@ -4,6 +4,7 @@
 mod fake;
 
 use datum_drivers::virtio::console::{Chunk, Console, ConsoleOptions, Disconnected, Port};
+use datum_drivers::virtio::dma::DmaRegion;
 use datum_drivers::virtio::queue::Fault;
 use datum_drivers::virtio::{Polled, SetupError};
 use fake::Popped;
@@ -348,4 +349,15 @@ fn a_single_port_console_is_refused() {
     let transport = FakeTransport::new(0, 32, vec![0; 12]);
     let refused = Console::new(transport, ConsoleOptions::default()).map(|_| ());
     assert_eq!(refused, Err(SetupError::NotMultiport));
+}
+
+/// Queues of ports that nobody has announced are known to the device all the same, and it runs on.
+#[test]
+fn rings_outlive_the_driver() {
+    let (host, console, ports) = Host::start();
+    let known: Vec<_> = host.transport.0.borrow().queues.values().map(|queue| queue.descriptors).collect();
+    assert_eq!(known.len(), 10, "five pairs, one of them of a port that was not announced");
+    drop((console, ports));
+    let others: Vec<_> = (0..200).map(|_| DmaRegion::allocate(4096).expect("memory")).collect();
+    assert!(others.iter().all(|other| !known.contains(&other.address(0))), "a ring was freed");
 }

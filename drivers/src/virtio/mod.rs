@@ -2,7 +2,7 @@
 //!
 //! - [`queue`] is the virtqueue everything runs on, over the shared memory of [`ring`] and [`dma`].
 //! - [`transport`] is what a driver needs of the bus; `pci`, on the appliance only, finds devices and implements
-//!   it. Tests implement it with devices of their own, misbehaving ones among them.
+//!   it, where [`capabilities`] says. Tests implement it with devices of their own, misbehaving ones among them.
 //! - [`block`], [`console`] and [`entropy`] are the drivers. They are asynchronous and single-threaded, own every
 //!   buffer while a device may touch it, and treat all that a device writes as untrusted.
 //!
@@ -12,6 +12,7 @@
 //! nothing but acknowledge them.
 
 pub mod block;
+pub mod capabilities;
 pub mod console;
 pub mod dma;
 pub mod entropy;
@@ -65,6 +66,8 @@ pub enum SetupError {
     NotMultiport,
     /// The device does not come out of reset.
     StuckInReset,
+    /// The device's configuration changes under every read.
+    NeverSettles,
 }
 
 impl fmt::Display for SetupError {
@@ -80,6 +83,7 @@ impl fmt::Display for SetupError {
             Self::LimitsTooSmall => "the disk cannot transfer one 4 KiB block in a request; use logical_block_size of at most 4096 and larger segments",
             Self::NotMultiport => "the serial device has a single port; use virtio-serial-pci with virtserialport",
             Self::StuckInReset => "the device does not come out of reset; check its host",
+            Self::NeverSettles => "the device's configuration changes without end; check its host",
         })
     }
 }

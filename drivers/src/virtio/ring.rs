@@ -6,6 +6,7 @@
 use super::SetupError;
 use super::dma::DmaRegion;
 use super::queue::{Access, Segment};
+use core::mem::ManuallyDrop;
 use core::sync::atomic::Ordering;
 
 const DESCRIPTOR_BYTES: usize = 16;
@@ -18,7 +19,8 @@ const USED_NO_NOTIFY: u16 = 1;
 /// Descriptor table, available ring and used ring of one queue, in one region.
 #[derive(Debug)]
 pub struct Ring {
-    region: DmaRegion,
+    /// Not freed on drop, whether or not a queue was made of it: the device knows these addresses.
+    region: ManuallyDrop<DmaRegion>,
     size: u16,
 }
 
@@ -34,7 +36,7 @@ impl Ring {
     pub fn allocate(size: u16) -> Result<Self, SetupError> {
         assert!(size.is_power_of_two(), "a split queue's size is a power of two");
         let bytes = Self::used_offset(size) + 6 + 8 * usize::from(size);
-        Ok(Self { region: DmaRegion::allocate(bytes)?, size })
+        Ok(Self { region: ManuallyDrop::new(DmaRegion::allocate(bytes)?), size })
     }
 
     fn available_offset(size: u16) -> usize {

@@ -5,7 +5,7 @@ use datum_drivers::virtio::SetupError;
 use datum_drivers::virtio::transport::{
     DeviceStatus, DeviceTransport, DeviceType, InterruptStatus, Transport,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use virtio_drivers::{Error, PhysAddr, Result};
@@ -14,6 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 pub const EVENT_IDX: u64 = 1 << 29;
 pub const INDIRECT: u64 = 1 << 28;
 pub const VERSION_1: u64 = 1 << 32;
+
+/// Reads of a generation that never stays after which the driver is taken to hang.
+const GENERATION_READS_MAX: u32 = 1_000_000;
 
 /// The device's side: what it offers, and what the driver has set up.
 #[derive(Debug, Default)]
@@ -28,6 +31,13 @@ pub struct Registers {
     pub status: DeviceStatus,
     pub resets: usize,
     pub stuck: bool,
+    /// Called once the device has let go of everything.
+    pub on_reset: Option<fn()>,
+    /// The configuration changes under every read.
+    pub restless: bool,
+    pub generation: Cell<u32>,
+    /// Queues from this number on do not exist.
+    pub queues_end: Option<u16>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,8 +63,9 @@ impl Transport for FakeTransport {
         self.0.borrow_mut().agreed = features;
     }
 
-    fn max_queue_size(&mut self, _queue: u16) -> u32 {
-        self.0.borrow().queue_size
+    fn max_queue_size(&mut self, queue: u16) -> u32 {
+        let registers = self.0.borrow();
+        if registers.queues_end.is_some_and(|end| queue >= end) { 0 } else { registers.queue_size }
     }
 
     fn notify(&mut self, queue: u16) {
@@ -69,10 +80,11 @@ impl Transport for FakeTransport {
         let mut registers = self.0.borrow_mut();
         if status == DeviceStatus::empty() {
             registers.resets += 1;
-            registers.queues.clear();
             if registers.stuck {
                 return;
             }
+            registers.queues.clear();
+            registers.on_reset.iter().for_each(|told| told());
         }
         registers.status = status;
     }
@@ -109,7 +121,11 @@ impl Transport for FakeTransport {
     }
 
     fn read_config_generation(&self) -> u32 {
-        0
+        let registers = self.0.borrow();
+        let generation = registers.generation.get();
+        registers.generation.set(generation.wrapping_add(u32::from(registers.restless)));
+        assert!(generation < GENERATION_READS_MAX, "the driver looks at the configuration without end");
+        generation
     }
 
     fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T> {

@@ -10,7 +10,7 @@ use super::{BLOCK_SIZE, Block, BlockError, remember};
 use crate::virtio::SetupError;
 use crate::virtio::queue::{Completion, Fault, Queue, Segment};
 use crate::virtio::slab::Slab;
-use crate::virtio::transport::{DeviceTransport, negotiate, open_queue, reset};
+use crate::virtio::transport::{DeviceStatus, DeviceTransport, negotiate, open_queue, reset};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::mem::{self, ManuallyDrop};
@@ -244,21 +244,24 @@ impl<T: DeviceTransport> Engine<T> {
         if self.fault.is_some() {
             return false;
         }
-        if self.transport.take_configuration_change() {
-            self.limits.blocks = capacity_blocks(&self.transport);
-            if self
-                .transport
-                .get_status()
-                .contains(crate::virtio::transport::DeviceStatus::DEVICE_NEEDS_RESET)
-            {
-                self.stop(Fault::NeedsReset);
-                return true;
-            }
+        if self.transport.take_configuration_change()
+            && let Err(fault) = self.look_at_configuration()
+        {
+            self.stop(fault);
+            return true;
         }
         let progress = self.collect();
         self.start_waiting();
         self.announce();
         progress
+    }
+
+    fn look_at_configuration(&mut self) -> Result<(), Fault> {
+        if self.transport.get_status().contains(DeviceStatus::DEVICE_NEEDS_RESET) {
+            return Err(Fault::NeedsReset);
+        }
+        self.limits.blocks = capacity_blocks(&self.transport).ok_or(Fault::WrongAnswer)?;
+        Ok(())
     }
 
     fn collect(&mut self) -> bool {

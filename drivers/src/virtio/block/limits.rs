@@ -18,6 +18,9 @@ pub(super) const WANTED: u64 = SIZE_MAX | SEG_MAX | READ_ONLY | BLK_SIZE | FLUSH
 pub(super) const SECTOR_SIZE: u64 = 512;
 pub(super) const SECTORS_PER_BLOCK: u64 = BLOCK_SIZE as u64 / SECTOR_SIZE;
 
+/// Reads of a configuration that changes under each: far more than an honest change takes.
+const SETTLING_READS_MAX: u32 = 1000;
+
 const CAPACITY_LOW: usize = 0;
 const CAPACITY_HIGH: usize = 4;
 const SIZE_MAX_OFFSET: usize = 8;
@@ -63,7 +66,7 @@ impl Limits {
         }
         let alignment = field(DISCARD, DISCARD_SECTOR_ALIGNMENT, 1);
         Ok(Self {
-            blocks: capacity_blocks(transport),
+            blocks: capacity_blocks(transport).ok_or(SetupError::NeverSettles)?,
             read_only: features.has(READ_ONLY),
             flush: features.has(FLUSH),
             discard_blocks_max: whole_blocks(field(DISCARD, MAX_DISCARD_SECTORS, 0), alignment),
@@ -78,11 +81,15 @@ impl Limits {
     }
 }
 
-/// The capacity is eight bytes that may change between two reads of four, unless the generation stays.
-pub(super) fn capacity_blocks<T: DeviceTransport>(transport: &T) -> u64 {
-    let both = || (config_u32(transport, CAPACITY_HIGH), config_u32(transport, CAPACITY_LOW));
-    let (high, low) = transport.read_consistent(|| Ok(both())).unwrap_or_default();
-    (u64::from(high) << 32 | u64::from(low)) / SECTORS_PER_BLOCK
+/// The capacity is eight bytes that may change between two reads of four, unless the generation stays. None where it
+/// never stays.
+pub(super) fn capacity_blocks<T: DeviceTransport>(transport: &T) -> Option<u64> {
+    (0..SETTLING_READS_MAX).find_map(|_| {
+        let before = transport.read_config_generation();
+        let (high, low) = (config_u32(transport, CAPACITY_HIGH), config_u32(transport, CAPACITY_LOW));
+        let sectors = u64::from(high) << 32 | u64::from(low);
+        (transport.read_config_generation() == before).then_some(sectors / SECTORS_PER_BLOCK)
+    })
 }
 
 /// Blocks in a limit given in sectors, such that a range cut there stays aligned as the device likes it.

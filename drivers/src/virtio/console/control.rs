@@ -37,6 +37,8 @@ pub(super) enum Event {
     Named(String),
     /// A client connected (true) or left.
     Open(bool),
+    /// Nothing that means anything here.
+    Meaningless,
 }
 
 /// What the driver tells.
@@ -110,18 +112,19 @@ impl Control {
         self.done == self.asked
     }
 
-    /// The next event, with its port. Messages that mean nothing here are passed over.
+    /// The next event, with its port.
     pub(super) fn next_event(&mut self) -> Result<Option<(u32, Event)>, Fault> {
-        while let Some(completion) = self.receive.complete()? {
-            let mut bytes = [0; BUFFER_BYTES];
-            let length = completion.written as usize;
-            self.buffers.copy_out(usize::from(completion.owner) * BUFFER_BYTES, &mut bytes[..length]);
-            self.post(completion.owner);
-            if let Some(event) = parse(&bytes[..length]) {
-                return Ok(Some(event));
-            }
-        }
-        Ok(None)
+        let Some(completion) = self.receive.complete()? else { return Ok(None) };
+        let mut bytes = [0; BUFFER_BYTES];
+        let length = completion.written as usize;
+        self.buffers.copy_out(usize::from(completion.owner) * BUFFER_BYTES, &mut bytes[..length]);
+        self.post(completion.owner);
+        Ok(Some(parse(&bytes[..length])))
+    }
+
+    /// How many events can have been there before one of them was looked at.
+    pub(super) fn events_max(&self) -> usize {
+        self.message_offset / BUFFER_BYTES
     }
 
     /// Notices that the message under way was handled. True if so: its answers must be taken in before
@@ -166,8 +169,10 @@ impl Control {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<(u32, Event)> {
-    let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+fn parse(bytes: &[u8]) -> (u32, Event) {
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return (0, Event::Meaningless);
+    };
     let word = u64::from_le_bytes(*header);
     let (port, event, value) = (word as u32, (word >> 32) as u16, (word >> 48) as u16);
     let event = match event {
@@ -178,9 +183,9 @@ fn parse(bytes: &[u8]) -> Option<(u32, Event)> {
             let name = rest.split(|&byte| byte == 0).next().unwrap_or_default();
             Event::Named(String::from_utf8_lossy(name).into())
         }
-        _ => return None,
+        _ => Event::Meaningless,
     };
-    Some((port, event))
+    (port, event)
 }
 
 #[cfg(test)]
@@ -190,10 +195,10 @@ mod tests {
     #[test]
     fn messages_are_laid_out_as_the_specification_says() {
         assert_eq!(Message::PortOpen(0x0102_0304, true).encode().to_le_bytes(), [4, 3, 2, 1, 6, 0, 1, 0]);
-        assert_eq!(parse(&[5, 0, 0, 0, 6, 0, 1, 0]), Some((5, Event::Open(true))));
-        assert_eq!(parse(b"\x02\0\0\0\x07\0\x01\0name\0rest"), Some((2, Event::Named("name".into()))));
-        assert_eq!(parse(b"\x02\0\0\0\x07\0\x01\0bare"), Some((2, Event::Named("bare".into()))));
-        assert_eq!(parse(&[1, 0, 0, 0, 99, 0, 0, 0]), None, "unknown events are passed over");
-        assert_eq!(parse(&[1, 0, 0]), None, "too short");
+        assert_eq!(parse(&[5, 0, 0, 0, 6, 0, 1, 0]), (5, Event::Open(true)));
+        assert_eq!(parse(b"\x02\0\0\0\x07\0\x01\0name\0rest"), (2, Event::Named("name".into())));
+        assert_eq!(parse(b"\x02\0\0\0\x07\0\x01\0bare"), (2, Event::Named("bare".into())));
+        assert_eq!(parse(&[1, 0, 0, 0, 99, 0, 0, 0]), (1, Event::Meaningless), "an unknown event");
+        assert_eq!(parse(&[1, 0, 0]), (0, Event::Meaningless), "too short");
     }
 }

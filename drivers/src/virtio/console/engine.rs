@@ -154,9 +154,12 @@ impl<T: DeviceTransport> Engine<T> {
         }
     }
 
+    /// Takes in what is there, and of what comes meanwhile no more than that: a device that tells without end must not
+    /// keep the processor.
     fn take_in_events(&mut self) -> Result<bool, Fault> {
         let mut any = false;
-        while let Some((number, event)) = self.control.next_event()? {
+        for _ in 0..self.control.events_max() {
+            let Some((number, event)) = self.control.next_event()? else { break };
             any = true;
             let number = number as usize;
             match event {
@@ -175,6 +178,7 @@ impl<T: DeviceTransport> Engine<T> {
                         port.name = name;
                     }
                 }
+                Event::Meaningless => {}
             }
         }
         Ok(any)

@@ -115,7 +115,9 @@ impl PortState {
         if !self.host_open && !self.in_session {
             self.drop_arrived(self.certain);
         }
-        while let Some(completion) = self.receive.complete()? {
+        // No more than was posted when it began: an empty buffer goes back at once, and may come back at once.
+        for _ in 0..self.receive.in_flight() {
+            let Some(completion) = self.receive.complete()? else { break };
             any = true;
             match completion.written as usize {
                 0 => self.post(completion.owner),

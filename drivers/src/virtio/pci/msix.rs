@@ -5,19 +5,16 @@
 
 use super::ConfigurationPorts;
 use super::registers::Registers;
-use super::window::{self, Place};
+use super::window;
 use crate::interrupts;
 use crate::virtio::SetupError;
+use crate::virtio::capabilities::{MESSAGE_ENTRY_BYTES, MessageTable};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction, PciRoot};
 
-const CAPABILITY: u8 = 0x11;
 const ENABLE: u32 = 1 << 31;
 const MASK_ALL: u32 = 1 << 30;
-const ENTRY_BYTES: usize = 16;
-/// Capabilities looked at: a list that is longer runs in a circle.
-const CAPABILITIES_MAX: usize = 48;
 
 /// A function's interrupts, enabled.
 #[derive(Debug)]
@@ -45,28 +42,19 @@ impl Interrupts {
         root: &mut PciRoot<ConfigurationPorts>,
         function: DeviceFunction,
     ) -> Result<Self, SetupError> {
-        let capability =
-            root.capabilities(function).take(CAPABILITIES_MAX).find(|capability| capability.id == CAPABILITY);
-        let capability = capability.ok_or(SetupError::NoInterrupts)?;
-        let entries = (capability.private_header & 0x7FF) + 1;
-        let table = ConfigurationPorts.read_word(function, capability.offset + 4);
-        let place = Place {
-            bar: table as u8 & 7,
-            offset: table & !7,
-            bytes: u32::from(entries) * ENTRY_BYTES as u32,
-        };
-        let table = window::map(root, function, place)?;
-        let control = ConfigurationPorts.read_word(function, capability.offset);
-        ConfigurationPorts.write_word(function, capability.offset, control | ENABLE | MASK_ALL);
+        let found = MessageTable::find(ConfigurationPorts, function).ok_or(SetupError::NoInterrupts)?;
+        let table = window::map(root, function, found.place)?;
+        let control = ConfigurationPorts.read_word(function, found.capability);
+        ConfigurationPorts.write_word(function, found.capability, control | ENABLE | MASK_ALL);
 
         let flag: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
         let argument = core::ptr::from_ref(flag).expose_provenance();
         program(&table, 0, interrupts::register(note, argument))?;
-        let queues = u16::from(entries > 1);
+        let queues = u16::from(found.entries > 1);
         if queues > 0 {
             program(&table, usize::from(queues), interrupts::register(end_halt, 0))?;
         }
-        ConfigurationPorts.write_word(function, capability.offset, (control | ENABLE) & !MASK_ALL);
+        ConfigurationPorts.write_word(function, found.capability, (control | ENABLE) & !MASK_ALL);
         Ok(Self { configuration: 0, queues, configuration_changed: flag })
     }
 }
@@ -77,7 +65,7 @@ fn program(
     vector: Result<interrupts::Vector, interrupts::OutOfVectors>,
 ) -> Result<(), SetupError> {
     let vector = vector.map_err(|_| SetupError::NoInterrupts)?;
-    let (at, address) = (entry * ENTRY_BYTES, vector.message_address());
+    let (at, address) = (entry * MESSAGE_ENTRY_BYTES, vector.message_address());
     table.write::<u32>(at, address as u32);
     table.write::<u32>(at + 4, (address >> 32) as u32);
     table.write::<u32>(at + 8, vector.message_data());

@@ -2,13 +2,14 @@
 
 use super::msix::Interrupts;
 use super::registers::Registers;
-use super::window::{self, Place};
+use super::window;
 use super::{ConfigurationPorts, DeviceFunction};
 use crate::virtio::SetupError;
+use crate::virtio::capabilities::Windows;
 use crate::virtio::transport::{DeviceStatus, DeviceTransport, DeviceType, InterruptStatus, Transport};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
-use virtio_drivers::transport::pci::bus::{ConfigurationAccess, PCI_CAP_ID_VNDR, PciRoot};
+use virtio_drivers::transport::pci::bus::PciRoot;
 use virtio_drivers::{Error, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -30,12 +31,6 @@ const QUEUE_DRIVER: usize = 0x28;
 const QUEUE_DEVICE: usize = 0x30;
 const COMMON_BYTES: usize = 0x38;
 
-const COMMON: u8 = 1;
-const NOTIFY: u8 = 2;
-const DEVICE: u8 = 4;
-/// What is mapped of a window at most: a doorbell of its own, on a page of its own, for each of 1,024 queues.
-const WINDOW_BYTES_MAX: u32 = 4 << 20;
-
 /// A virtio device behind a PCI function.
 #[derive(Debug)]
 pub struct PciTransport {
@@ -50,43 +45,10 @@ pub struct PciTransport {
     doorbells: Vec<usize>,
 }
 
-/// Where the capabilities say that the windows are.
-#[derive(Default)]
-struct Windows {
-    common: Option<Place>,
-    notify: Option<(Place, u32)>,
-    device: Option<Place>,
-}
-
-impl Windows {
-    fn find(root: &PciRoot<ConfigurationPorts>, function: DeviceFunction) -> Self {
-        let mut windows = Self::default();
-        for capability in
-            root.capabilities(function).take(48).filter(|capability| capability.id == PCI_CAP_ID_VNDR)
-        {
-            let word =
-                |offset| ConfigurationPorts.read_word(function, capability.offset.saturating_add(offset));
-            let place = Place { bar: word(4) as u8, offset: word(8), bytes: word(12) };
-            if place.bar > 5 {
-                continue;
-            }
-            let place = Place { bytes: place.bytes.min(WINDOW_BYTES_MAX), ..place };
-            // The first of each kind is the one to use.
-            match (capability.private_header >> 8) as u8 {
-                COMMON if windows.common.is_none() => windows.common = Some(place),
-                NOTIFY if windows.notify.is_none() => windows.notify = Some((place, word(16))),
-                DEVICE if windows.device.is_none() => windows.device = Some(place),
-                _ => {}
-            }
-        }
-        windows
-    }
-}
-
 impl PciTransport {
     pub(super) fn open(function: DeviceFunction, device_type: DeviceType) -> Result<Self, SetupError> {
         let mut root = PciRoot::new(ConfigurationPorts);
-        let windows = Windows::find(&root, function);
+        let windows = Windows::find(ConfigurationPorts, function);
         let (common, (notify, notify_multiplier)) =
             windows.common.zip(windows.notify).ok_or(SetupError::Legacy)?;
         window::enable(&mut root, function);

@@ -7,6 +7,7 @@ use super::ConfigurationPorts;
 use super::registers::Registers;
 use crate::memory::map_mmio;
 use crate::virtio::SetupError;
+use crate::virtio::capabilities::Place;
 use core::sync::atomic::{AtomicU32, Ordering};
 use virtio_drivers::transport::pci::bus::{BarInfo, Command, DeviceFunction, MemoryBarType, PciRoot};
 
@@ -15,14 +16,6 @@ const FREE_START: u32 = 0xF000_0000;
 const FREE_END: u32 = 0xFE00_0000;
 /// The next free address.
 static NEXT: AtomicU32 = AtomicU32::new(FREE_START);
-
-/// A part of the window behind one base address register.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) bar: u8,
-    pub(super) offset: u32,
-    pub(super) bytes: u32,
-}
 
 /// Lets a function answer at its windows and reach memory; its legacy interrupt line stays off.
 pub(super) fn enable(root: &mut PciRoot<ConfigurationPorts>, function: DeviceFunction) {
@@ -48,7 +41,8 @@ pub(super) fn map(
         return Err(SetupError::NoRegisters);
     }
     let address = if address == 0 { assign(root, function, place.bar, size, address_type)? } else { address };
-    let (start, bytes) = (address + u64::from(place.offset), place.bytes as usize);
+    let bytes = place.bytes as usize;
+    let start = address.checked_add(u64::from(place.offset)).ok_or(SetupError::NoAddress)?;
     // SAFETY: the function's own base address register says that its registers are here.
     let mapped = unsafe { map_mmio(start, bytes) }.map_err(|_| SetupError::NoAddress)?;
     // SAFETY: just mapped, for good; nothing of Rust's lies in a device's window.
