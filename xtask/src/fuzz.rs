@@ -14,7 +14,7 @@ use crate::shell::{self, cargo, say};
 use crate::workspace;
 
 /// Every target, and what keeps it from being run by default.
-const TARGETS: [(&str, bool); 6] = [
+const TARGETS: [(&str, bool); 7] = [
     ("image", true),
     // Contents that verify and contradict each other still reach assertions: see docs/TESTING.md.
     ("verified", false),
@@ -22,6 +22,7 @@ const TARGETS: [(&str, bool); 6] = [
     ("control", true),
     ("console", true),
     ("token", true),
+    ("device", true),
 ];
 
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

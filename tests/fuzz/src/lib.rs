@@ -4,11 +4,15 @@
 //! and the replay of the corpora (`tests/replay.rs`) call the same functions. `docs/TESTING.md` tells what each
 //! one holds.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod device;
 mod disk;
 mod drive;
 mod input;
+// The allocator that watches what devices hold.
+#[allow(unsafe_code)]
+mod memory;
 mod pool;
 mod service;
 mod token;
@@ -17,13 +21,14 @@ mod token;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name, which is also its corpus directory's.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("image", pool::damaged),
     ("verified", pool::verified),
     ("nbd", service::nbd),
     ("control", service::control),
     ("console", service::console),
     ("token", token::token),
+    ("device", device::device),
 ];
 
 /// The target of this name.

@@ -49,7 +49,7 @@ const ROOMS: [Room; 9] = [
     // The program that libFuzzer calls has an exported symbol, which counts as unsafe.
     Room {
         package: "datum-fuzz",
-        imports: &["datum-store", "datum-service"],
+        imports: &["datum-drivers", "datum-store", "datum-service"],
         product: false,
         unsafe_allowed: true,
         bare: false,
