@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::future::poll_fn;
+use core::mem;
 use core::task::{Poll, Waker};
 
 /// Tasks that wait for some state to change.
@@ -13,7 +14,7 @@ pub(crate) struct Signal(RefCell<Vec<Waker>>);
 impl Signal {
     /// Lets every waiter look again.
     pub(crate) fn notify(&self) {
-        let waiters = core::mem::take(&mut *self.0.borrow_mut());
+        let waiters = mem::take(&mut *self.0.borrow_mut());
         waiters.into_iter().for_each(Waker::wake);
     }
 
@@ -31,4 +32,17 @@ impl Signal {
         })
         .await
     }
+}
+
+/// Lets every other task have a turn.
+pub(crate) async fn yield_now() {
+    let mut first = true;
+    poll_fn(|context| {
+        if !mem::replace(&mut first, false) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -1,7 +1,8 @@
 //! What the requests of one NBD session share: the image, the reply encoder, and the bounds.
 //!
-//! A reply goes out when its request is done. Chunks of different replies may mix, messages never; where one
-//! message cannot hold a reply that must not be mixed, its sender keeps the [`Turn`].
+//! A reply goes out when its request is done. Those that are ready together go out together: whoever finds nobody
+//! sending sends all that waits, and what becomes ready meanwhile is the next one's. Chunks of different replies may
+//! mix, messages never; where one message cannot hold a reply that must not be mixed, its sender keeps the [`Turn`].
 
 use super::{error_number, error_text};
 use crate::appliance::Appliance;
@@ -11,13 +12,14 @@ use crate::exports::Export;
 use crate::limits::REQUESTS_PER_SESSION;
 use crate::port::{Chunk, Disconnected, Port};
 use crate::sessions::Session;
-use crate::signal::Signal;
+use crate::signal::{Signal, yield_now};
 use crate::tasks::Tasks;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::future::Future;
+use core::mem;
 use core::pin::pin;
 use datum_protocol::nbd::{self, ErrorNumber, Replies, RequestId};
 use datum_store::device::BlockDevice;
@@ -34,20 +36,34 @@ pub(super) struct Connection<D: BlockDevice, P> {
     tasks: Tasks,
     buffers: Rc<SessionBuffers>,
     requests: Cell<usize>,
+    /// Notified when a request is over.
+    room: Signal,
+    outbox: RefCell<Outbox>,
     sending: Cell<bool>,
-    changed: Signal,
+    /// Notified when a sender is done.
+    sent: Signal,
+}
+
+/// Messages that wait to be sent, as one.
+#[derive(Default)]
+struct Outbox {
+    chunks: Vec<Chunk>,
+    /// Messages that were put in.
+    put: u64,
+    /// Messages that the port is through with.
+    out: u64,
 }
 
 /// The right to send; one sender of a session at a time.
 pub(super) struct Turn<'a> {
     sending: &'a Cell<bool>,
-    changed: &'a Signal,
+    sent: &'a Signal,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.sending.set(false);
-        self.changed.notify();
+        self.sent.notify();
     }
 }
 
@@ -68,14 +84,16 @@ impl<D: BlockDevice, P: Port> Connection<D, P> {
             tasks: appliance.tasks.clone(),
             buffers: SessionBuffers::new(&appliance.buffers),
             requests: Cell::new(0),
+            room: Signal::default(),
+            outbox: RefCell::default(),
             sending: Cell::new(false),
-            changed: Signal::default(),
+            sent: Signal::default(),
         }
     }
 
     /// Waits for room for one more request.
     pub(super) async fn begin(self: &Rc<Self>) -> Result<UnderWay<D, P>, Disconnected> {
-        let room = self.changed.until(|| (self.requests.get() < REQUESTS_PER_SESSION).then_some(()));
+        let room = self.room.until(|| (self.requests.get() < REQUESTS_PER_SESSION).then_some(()));
         self.unless_left(room).await?;
         self.requests.set(self.requests.get() + 1);
         Ok(UnderWay(self.clone()))
@@ -133,18 +151,49 @@ impl<D: BlockDevice, P: Port> Connection<D, P> {
 
     /// Waits until nobody else of this session sends.
     pub(super) async fn turn(&self) -> Turn<'_> {
-        self.changed.until(|| (!self.sending.replace(true)).then_some(())).await;
-        Turn { sending: &self.sending, changed: &self.changed }
+        self.sent.until(|| self.take_turn()).await
+    }
+
+    fn take_turn(&self) -> Option<Turn<'_>> {
+        (!self.sending.replace(true)).then(|| Turn { sending: &self.sending, sent: &self.sent })
+    }
+
+    /// Sends one message, with whatever else is ready.
+    pub(super) async fn send(&self, message: Vec<Chunk>) -> Result<(), Disconnected> {
+        let number = {
+            let mut outbox = self.outbox.borrow_mut();
+            outbox.chunks.extend(message);
+            outbox.put += 1;
+            outbox.put
+        };
+        let is_out = || self.outbox.borrow().out >= number;
+        let turn = self.sent.until(|| if is_out() { Some(None) } else { self.take_turn().map(Some) });
+        match turn.await {
+            None => self.still_there(),
+            Some(turn) => {
+                // Whoever is ready as well joins.
+                yield_now().await;
+                let (chunks, last) = {
+                    let mut outbox = self.outbox.borrow_mut();
+                    (mem::take(&mut outbox.chunks), outbox.put)
+                };
+                let sent = self.send_in(&turn, chunks).await;
+                self.outbox.borrow_mut().out = last;
+                sent
+            }
+        }
     }
 
     /// Sends one message within a turn.
-    pub(super) async fn send(&self, _turn: &Turn<'_>, message: Vec<Chunk>) -> Result<(), Disconnected> {
-        if self.session.is_over() {
-            return Err(Disconnected);
-        }
+    pub(super) async fn send_in(&self, _turn: &Turn<'_>, message: Vec<Chunk>) -> Result<(), Disconnected> {
+        self.still_there()?;
         let bytes: u64 = message.iter().map(Chunk::len).sum();
         self.session.count(&self.session.bytes_sent, bytes);
         self.port.send(message).await
+    }
+
+    fn still_there(&self) -> Result<(), Disconnected> {
+        if self.session.is_over() { Err(Disconnected) } else { Ok(()) }
     }
 
     /// Replies to a request that returns no data.
@@ -164,9 +213,8 @@ impl<D: BlockDevice, P: Port> Connection<D, P> {
     }
 
     async fn reply(&self, bytes: Vec<u8>) {
-        let turn = self.turn().await;
         // Where the client has left, there is nobody to tell.
-        let _ = self.send(&turn, vec![Chunk::Bytes(bytes)]).await;
+        let _ = self.send(vec![Chunk::Bytes(bytes)]).await;
     }
 }
 
@@ -176,6 +224,6 @@ pub(super) struct UnderWay<D: BlockDevice, P>(Rc<Connection<D, P>>);
 impl<D: BlockDevice, P> Drop for UnderWay<D, P> {
     fn drop(&mut self) {
         self.0.requests.set(self.0.requests.get() - 1);
-        self.0.changed.notify();
+        self.0.room.notify();
     }
 }

@@ -108,8 +108,7 @@ async fn fragmented<D: BlockDevice, P: Port>(connection: &Connection<D, P>, requ
                 (alloc::vec![Chunk::Bytes(replies.error_at(id, number, &text, step.start, true))], true)
             }
         };
-        let turn = connection.turn().await;
-        if connection.send(&turn, message).await.is_err() || failed {
+        if connection.send(message).await.is_err() || failed {
             return;
         }
     }
@@ -170,8 +169,13 @@ async fn whole<D: BlockDevice, P: Port>(connection: &Connection<D, P>, request: 
     let header = connection.replies.data(request.id, request.offset, length, true);
     let mut message = alloc::vec![Chunk::Bytes(header)];
     message.extend(pieces(first_step, first).map(Piece::into_chunk));
+    if first_step.end == end {
+        // Where the client has left, there is nobody to tell.
+        let _ = connection.send(message).await;
+        return;
+    }
     let turn = connection.turn().await;
-    if connection.send(&turn, message).await.is_err() {
+    if connection.send_in(&turn, message).await.is_err() {
         return;
     }
     for step in steps {
@@ -181,7 +185,7 @@ async fn whole<D: BlockDevice, P: Port>(connection: &Connection<D, P>, request: 
             connection.session.end();
             return;
         };
-        if connection.send(&turn, pieces(step, blocks).map(Piece::into_chunk).collect()).await.is_err() {
+        if connection.send_in(&turn, pieces(step, blocks).map(Piece::into_chunk).collect()).await.is_err() {
             return;
         }
     }

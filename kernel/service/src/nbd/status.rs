@@ -30,9 +30,8 @@ pub(super) async fn reply<D: BlockDevice, P: Port>(
             Err(error) => return connection.fail(request.id, &error).await,
         }
     }
-    let turn = connection.turn().await;
     // Where the client has left, there is nobody to tell.
-    let _ = connection.send(&turn, message).await;
+    let _ = connection.send(message).await;
 }
 
 async fn extents<D: BlockDevice, P: Port>(
