@@ -269,7 +269,7 @@ impl<D: BlockDevice> Image<D> {
         let mut placed = Vec::new();
         while let Some(run) = runs.pop() {
             let rest = blocks.split_off(run.blocks as usize);
-            let (back, result) = self.shell.write_blocks(run.address, blocks).await;
+            let (back, result) = self.shell.write_data(run.address, blocks).await;
             let Err(error) = result else {
                 self.shell.engine.borrow_mut().counters.data_blocks_written += run.blocks;
                 placed.push(Placed { run, blocks: back });

@@ -22,6 +22,7 @@ mod forest;
 mod format;
 mod freeze;
 mod gate;
+mod gather;
 mod image;
 mod journal;
 mod maintenance;

@@ -10,6 +10,7 @@ use crate::forest::{Step, Stop};
 use crate::format::pointer::zeroed_block;
 use crate::format::{Address, Pointer};
 use crate::gate::Gates;
+use crate::gather::Gather;
 use crate::limits::PENDING_BYTES_MAX;
 use crate::space::{Purpose, Urgency};
 use crate::sync::{Changed, Deferred, yield_now};
@@ -44,11 +45,14 @@ pub(crate) struct Shell<D: BlockDevice> {
     pub(crate) commit_wanted: Cell<bool>,
     pub(crate) check_hold: crate::check::Hold,
     flushes: Vec<FlushState>,
+    /// Data writes that wait, by member.
+    pub(crate) gathers: Vec<Gather>,
 }
 
 impl<D: BlockDevice> Shell<D> {
     pub(crate) fn new(devices: Vec<D>, engine: Engine) -> Rc<Self> {
         let flushes = devices.iter().map(|_| FlushState::default()).collect();
+        let gathers = devices.iter().map(|_| Gather::default()).collect();
         Rc::new(Self {
             devices,
             engine: RefCell::new(engine),
@@ -59,6 +63,7 @@ impl<D: BlockDevice> Shell<D> {
             commit_wanted: Cell::new(false),
             check_hold: crate::check::Hold::default(),
             flushes,
+            gathers,
         })
     }
 
