@@ -200,6 +200,19 @@ impl<O> Queue<O> {
         self.in_flight
     }
 
+    /// Whether [`Queue::complete`] has something to say.
+    #[inline]
+    pub fn stirs(&self) -> bool {
+        self.fault.is_some() || self.shared.ring.used_index() != self.used
+    }
+
+    /// Whether so many chains were submitted since the device was last considered for a notification that it may
+    /// soon have seen all others.
+    pub fn runs_dry(&self) -> bool {
+        let unseen = self.available.wrapping_sub(self.considered);
+        2 * u32::from(unseen) >= u32::from(self.in_flight)
+    }
+
     /// Whether a chain of `segments` segments can be submitted now.
     pub fn has_room(&self, segments: usize) -> bool {
         match &self.shared.tables {

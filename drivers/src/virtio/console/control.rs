@@ -95,6 +95,13 @@ impl Control {
         }
     }
 
+    /// Whether there is anything to take in, or to send.
+    pub(super) fn stirs(&self) -> bool {
+        self.receive.stirs()
+            || self.transmit.stirs()
+            || !self.outbox.is_empty() && self.transmit.in_flight() == 0
+    }
+
     /// Queues a message; it goes out when those before it are done.
     pub(super) fn send(&mut self, message: Message) -> Ticket {
         self.outbox.push_back(message);

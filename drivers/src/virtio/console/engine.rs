@@ -45,6 +45,8 @@ pub(super) struct Engine<T: DeviceTransport> {
     features: QueueFeatures,
     control: Control,
     slots: Vec<Slot>,
+    /// The slots that are ports, in the order they were announced.
+    announced: Vec<usize>,
     /// Not freed on drop: the device may still be reading it.
     zeroes: ManuallyDrop<DmaRegion>,
     segments: Vec<Segment>,
@@ -86,6 +88,7 @@ impl<T: DeviceTransport> Engine<T> {
             features,
             control,
             slots,
+            announced: Vec::new(),
             zeroes,
             segments: Vec::with_capacity(usize::from(TRANSMIT_TABLE_ENTRIES)),
             settling: Waiters::default(),
@@ -126,6 +129,9 @@ impl<T: DeviceTransport> Engine<T> {
 
     /// Takes in all events, and moves the conversation on.
     fn take_in_control(&mut self) -> Result<bool, Fault> {
+        if !self.control.stirs() {
+            return Ok(false);
+        }
         let mut any = self.take_in_events()?;
         while self.control.take_handled()? {
             // The answers were written before the message came back: take them in before anything follows.
@@ -198,6 +204,7 @@ impl<T: DeviceTransport> Engine<T> {
                 // first had sent.
                 port.unsettled = Some(self.control.send(ControlMessage::PortReady(number as u32)));
                 *slot = Slot::Port(Box::new(port));
+                self.announced.push(number);
             }
         }
     }
@@ -332,7 +339,8 @@ impl<T: DeviceTransport> Engine<T> {
     fn announce(&mut self, number: usize) {
         let Some(Slot::Port(port)) = self.slots.get_mut(number) else { return };
         let (receive, transmit) = queues_of(number);
-        if port.receive.take_notification() {
+        // A device that has buffers left need not hear of each one more.
+        if port.receive.runs_dry() && port.receive.take_notification() {
             self.transport.notify(receive);
         }
         if port.transmit.take_notification() {
@@ -358,8 +366,12 @@ impl<T: DeviceTransport> Engine<T> {
 
     fn poll_queues(&mut self) -> Result<bool, Fault> {
         let mut any = self.take_in_control()?;
-        for number in 0..self.slots.len() {
+        for index in 0..self.announced.len() {
+            let number = self.announced[index];
             let Some(Slot::Port(port)) = self.slots.get_mut(number) else { continue };
+            if port.rests() {
+                continue;
+            }
             any |= port.take_in(&mut self.woken)?;
             if port.take_sent(&mut self.woken)? {
                 any = true;

@@ -108,6 +108,11 @@ impl PortState {
         }
     }
 
+    /// Whether there is nothing to do: neither queue has news, and nothing that came waits.
+    pub(super) fn rests(&self) -> bool {
+        self.arrived.is_empty() && !self.receive.stirs() && !self.transmit.stirs()
+    }
+
     /// Takes in what the device has received, just after a look at the control queue. True if there was anything.
     pub(super) fn take_in(&mut self, woken: &mut Vec<Waker>) -> Result<bool, Fault> {
         let mut any = false;
