@@ -104,12 +104,11 @@ fn explain_page_fault(registers: &Registers) {
 
 /// What lies at an address, in the operator's words.
 fn place(address: u64) -> &'static str {
-    let guard = stacks::GUARD_BYTES as u64;
+    if let Some(overflow) = stacks::overflow(address) {
+        return overflow;
+    }
     match address {
         0..4096 => "null pointer",
-        _ if stacks::all().any(|stack| (stack.start - guard..stack.start).contains(&address)) => {
-            "stack overflow"
-        }
         _ if stacks::all().any(|stack| stack.contains(&address)) => "a stack",
         _ if image::text().contains(&address) => "code",
         _ if image::constants().contains(&address) => "a constant",

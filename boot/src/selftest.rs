@@ -1,5 +1,6 @@
 //! Faults on demand, so that a test can see each protection work: `selftest=<name>` on the command line.
 
+use crate::stacks::ExceptionStack;
 use alloc::vec::Vec;
 use core::hint::black_box;
 use core::ptr;
@@ -19,6 +20,11 @@ pub fn selftest(name: &str) {
         "exec-heap" => execute(heap_page()),
         "read-null" => read_null(),
         "overflow-stack" => drop(black_box(overflow(0))),
+        "overflow-double-fault-stack" => overflow_on(ExceptionStack::DoubleFault),
+        "overflow-non-maskable-stack" => overflow_on(ExceptionStack::NonMaskable),
+        "overflow-machine-check-stack" => overflow_on(ExceptionStack::MachineCheck),
+        "overflow-page-fault-stack" => overflow_on(ExceptionStack::PageFault),
+        "overflow-general-stack" => overflow_on(ExceptionStack::General),
         "undefined" => undefined(),
         "panic" => panic!("a panic was asked for"),
         "out-of-memory" => exhaust_heap(),
@@ -57,6 +63,22 @@ fn read_null() {
 fn overflow(depth: u64) -> u64 {
     let frame = black_box([depth; 64]);
     overflow(depth + 1) + frame[0]
+}
+
+/// Overflows a stack of the exceptions', as a handler would that calls itself without end.
+fn overflow_on(stack: ExceptionStack) -> ! {
+    let top = stack.range().end;
+    // SAFETY: no exception is being handled, so nothing lies on the stack, and this never comes back to the other one.
+    unsafe {
+        core::arch::asm!(
+            "mov rsp, {top}", "xor ebp, ebp", "call {overflow}", "ud2",
+            top = in(reg) top, overflow = sym overflow_from_the_top, options(noreturn)
+        )
+    }
+}
+
+extern "C" fn overflow_from_the_top() {
+    black_box(overflow(0));
 }
 
 fn undefined() {

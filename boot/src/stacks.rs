@@ -59,9 +59,27 @@ impl ExceptionStack {
     pub(crate) fn range(self) -> Range<u64> {
         EXCEPTION_STACKS[self as usize].range()
     }
+
+    /// What lies on it, as a report says it.
+    fn overflow(self) -> &'static str {
+        match self {
+            Self::DoubleFault => "stack overflow (double faults)",
+            Self::NonMaskable => "stack overflow (non-maskable interrupts)",
+            Self::MachineCheck => "stack overflow (machine checks)",
+            Self::PageFault => "stack overflow (page faults)",
+            Self::General => "stack overflow (other exceptions)",
+        }
+    }
 }
 
 /// All stacks' usable ranges.
 pub(crate) fn all() -> impl Iterator<Item = Range<u64>> {
     core::iter::once(MAIN_STACK.range()).chain(ExceptionStack::ALL.map(ExceptionStack::range))
+}
+
+/// Which stack has overflown, if the address lies in the page under one.
+pub(crate) fn overflow(address: u64) -> Option<&'static str> {
+    let has = |range: Range<u64>| (range.start - GUARD_BYTES as u64..range.start).contains(&address);
+    let exceptions = ExceptionStack::ALL.into_iter().find(|stack| has(stack.range()));
+    exceptions.map(ExceptionStack::overflow).or(has(MAIN_STACK.range()).then_some("stack overflow"))
 }

@@ -60,7 +60,22 @@ fn null_cannot_be_read() {
 /// The report has a stack of its own. Its backtrace is cut long before the entry function.
 #[test]
 fn a_stack_cannot_overflow_into_what_lies_below() {
-    is_caught("overflow-stack", &["stack overflow", "selftest.rs:"]);
+    is_caught("overflow-stack", &["stack overflow\n", "selftest.rs:"]);
+}
+
+/// Each of the exceptions' stacks too, that of the page faults among them: its overflow is reported on itself, from the top.
+#[test]
+fn the_stacks_of_exceptions_cannot_overflow_into_what_lies_below() {
+    for (stack, what) in [
+        ("double-fault", "double faults"),
+        ("non-maskable", "non-maskable interrupts"),
+        ("machine-check", "machine checks"),
+        ("page-fault", "page faults"),
+        ("general", "other exceptions"),
+    ] {
+        let overflow = format!("stack overflow ({what})");
+        is_caught(&format!("overflow-{stack}-stack"), &["datum: fault 14", "cannot write", &overflow]);
+    }
 }
 
 #[test]
