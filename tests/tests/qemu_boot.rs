@@ -1,10 +1,10 @@
 //! Starting and ending: both chipsets in 64 MiB, with and without each kind of port.
 
+use std::fs;
+use std::thread;
 use std::time::Duration;
 
-use datum_tests::qemu::{
-    HELLO_PATIENCE, Stage, ask_monitor, boot, call, check, end, finish, monitored, nbd, volume,
-};
+use datum_tests::qemu::{HELLO_PATIENCE, Stage, ask_monitor, boot, call, check, end, finish, nbd, volume};
 use serde_json::json;
 use xtask::qemu::{MachineType, Port};
 use xtask::symbols::BACKTRACE_MARK;
@@ -43,12 +43,11 @@ fn starts_in_much_memory() {
 fn starts_with_windows_above_4_gib(machine_type: MachineType) {
     let stage = Stage::wait();
     let shared = "memory-backend-ram,id=shared,size=4G,share=on";
-    let monitor = stage.path("monitor.sock");
     let machine = stage.with_disk(1 << 30).memory(6 << 10).machine_type(machine_type);
     let machine = machine.argument("-object").argument(shared);
     let machine = machine.argument("-device").argument("ivshmem-plain,memdev=shared");
-    let (appliance, mut control) = boot(&monitored(machine, &monitor));
-    let pci = ask_monitor(&monitor, "info pci");
+    let (appliance, mut control) = boot(&machine);
+    let pci = ask_monitor(&machine.monitor(), "info pci");
     let high = |line: &&str| line.contains("64 bit prefetchable memory at 0x") && window(line) >= 4 << 30;
     // The shared memory itself, the disk, the ports and the source of randomness.
     assert_eq!(pci.lines().filter(high).count(), 4, "{pci}");
@@ -142,4 +141,24 @@ fn odd_options_are_reported_and_ignored() {
         assert!(log.contains(word), "{word} is not reported:\n{log}");
     }
     finish(appliance, control);
+}
+
+/// A failure that does not come again must leave something to look at.
+#[test]
+fn a_test_that_fails_leaves_what_its_machine_said_and_where_it_stood() {
+    let name = "a test that fails";
+    let failed = thread::Builder::new().name(name.into()).spawn(|| {
+        let stage = Stage::wait();
+        let (_appliance, _control) = boot(&stage.machine());
+        panic!("this is what is tested");
+    });
+    assert!(failed.unwrap().join().is_err());
+    let directory = xtask::workspace::artefacts().join("failed");
+    let kept = directory.join(format!("a-test-that-fails-{}", std::process::id()));
+    let read = |name: &str| fs::read_to_string(kept.join(name)).unwrap();
+    assert!(read("serial.log").contains("datum "), "{}", read("serial.log"));
+    for word in ["VM status: running", "RIP=", "virtio-serial", "ports.0"] {
+        assert!(read("monitor.txt").contains(word), "'{word}' is missing in {}", read("monitor.txt"));
+    }
+    fs::remove_dir_all(&kept).unwrap();
 }

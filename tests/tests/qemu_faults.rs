@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::fs;
 
 use datum_tests::qemu::failing::{Failure, Server, failing};
+use datum_tests::qemu::host::HostFileSystem;
 use datum_tests::qemu::{History, Stage, boot, call, end, finish, job, nbd, refused, volume};
 use datum_tests::rng::Rng;
 use serde_json::{Value, json};
 use xtask::control::Client;
 use xtask::nbd::{self, Command, NbdError};
-use xtask::qemu::{Appliance, Machine};
+use xtask::qemu::{Appliance, Disk, Machine};
 
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 4096;
@@ -220,6 +221,38 @@ fn writes_that_fail_stop_the_pool() {
 #[test]
 fn a_full_host_stops_the_pool() {
     stops(&["a"], "a", &[Failure { errno: 28, ..Failure::of("write") }]);
+}
+
+/// The file system under the disk's file has no block left. What lies in blocks that it already has can still be
+/// overwritten, so that some writes succeed and others do not, and which is for the host to say.
+#[test]
+fn a_file_system_of_the_hosts_that_is_really_full_loses_nothing() {
+    for (seed, left) in [(1, 0), (2, MIB), (3, 3 * MIB)] {
+        let stage = Stage::wait();
+        let Some(host) = HostFileSystem::mount(&stage.path(""), 40 * MIB) else { return };
+        let mut story = Story::new(seed);
+        let machine = stage.machine().disk(Disk::file(host.path("a.img"), 64 * MIB).serial("a"));
+        make_pool(&machine, &mut story);
+        host.fill(left);
+        let (appliance, mut control) = boot(&machine);
+        let mut client = nbd(&appliance, "db");
+        let mut errors = 0;
+        for _ in 0..ROUNDS {
+            if let Some((code, text)) = story.load(&mut client, 100) {
+                assert!(code != 0 && text.contains("disk a"), "{code} {text}");
+                errors += 1;
+            }
+        }
+        assert!(errors > 0, "nobody heard that there is no space");
+        assert_eq!(story.reads_nothing_wrong(&mut client), []);
+        let state = call(&mut control, "pool.status", json!({}))["state"].clone();
+        println!("{left} bytes left: {errors} of {ROUNDS} rounds with an error; the pool is {state}");
+        drop(client);
+        // Going down would write too, and what the disk says to that is not for the client to know.
+        appliance.kill().unwrap();
+        host.relieve();
+        story.is_whole_on(&machine);
+    }
 }
 
 /// Both slots at the disk's beginning: whichever commit is next.

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use datum_tests::qemu::{Stage, ask_monitor, boot, call, end, finish, monitored, refused, volume};
+use datum_tests::qemu::{Stage, ask_monitor, boot, call, end, finish, refused, volume};
 use serde_json::{Value, json};
 use xtask::qemu::{Disk, Machine};
 
@@ -23,9 +23,10 @@ fn sharing(stage: &Stage, disk: Disk) -> Machine {
 fn a_pool_has_one_appliance() {
     let stage = Stage::wait();
     let other = Stage::wait();
-    let monitor = stage.path("monitor");
     let disk = stage.disk("a", 1 << 30);
-    let (first, mut owner) = boot(&monitored(sharing(&stage, disk.clone()), &monitor));
+    let machine = sharing(&stage, disk.clone());
+    let monitor = machine.monitor();
+    let (first, mut owner) = boot(&machine);
     volume(&mut owner, "db", 1 << 20);
 
     let second = sharing(&other, disk);

@@ -2,10 +2,12 @@
 //! with a time limit, and the questions that every test asks at its end.
 //!
 //! What always holds: at most two machines run at a time, each dies with its test and after [`MACHINE_LIMIT`]
-//! at the latest, and a test that ends well has seen no panic on COM1.
+//! at the latest, a test that ends well has seen no panic on COM1, and one that fails leaves its machine's logs in
+//! `target/datum/failed/`.
 
 pub mod chronicle;
 pub mod failing;
+pub mod host;
 pub mod load;
 mod monitor;
 mod slot;
@@ -25,7 +27,7 @@ use xtask::qemu::{Appliance, Disk, Machine, Port};
 use xtask::symbols::BACKTRACE_MARK;
 
 pub use crate::history::{History, Survivors, Write};
-pub use monitor::{ask_monitor, monitored};
+pub use monitor::ask_monitor;
 
 /// The longest any start of a machine may live.
 pub const MACHINE_LIMIT: Duration = Duration::from_secs(180);
@@ -60,6 +62,7 @@ impl Stage {
         Machine::new(kernel, self.path("run"))
             .memory(64)
             .limit(MACHINE_LIMIT)
+            .keep_evidence()
             .option("pool=auto")
             .option("panic=exit")
             .option("takeover=now")

@@ -5,15 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use xtask::qemu::Machine;
-
 const PROMPT: &str = "(qemu) ";
-
-/// The machine, with a monitor on this socket.
-pub fn monitored(machine: Machine, socket: &Path) -> Machine {
-    let path = socket.display().to_string().replace(',', ",,");
-    machine.argument("-monitor").argument(format!("unix:{path},server=on,wait=off"))
-}
 
 /// What the monitor answers to a command.
 pub fn ask_monitor(socket: &Path, command: &str) -> String {

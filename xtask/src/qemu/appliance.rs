@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::command::{self, SERIAL_LOG};
-use super::{Machine, Port, SOCKET_PATH_BYTES_MAX, accelerator};
+use super::{EMULATOR_LOG, Machine, Port, SOCKET_PATH_BYTES_MAX, accelerator, evidence};
 use crate::control::Client;
 use crate::symbols::{BACKTRACE_MARK, Symbols};
 use crate::{kernel, shell};
@@ -224,6 +224,13 @@ impl Appliance {
 
 impl Drop for Appliance {
     fn drop(&mut self) {
+        if self.machine.evidence && thread::panicking() {
+            let name = thread::current().name().unwrap_or("unnamed").to_owned();
+            match evidence::keep(&self.machine.directory, &name) {
+                Ok(kept) => eprintln!("what the machine leaves is in {}", kept.display()),
+                Err(error) => eprintln!("nothing is kept of the machine: {error}"),
+            }
+        }
         // A QEMU that has already ended is what is wanted here.
         let _ = self.end();
     }
@@ -248,6 +255,9 @@ fn take_directory(machine: &Machine) -> Result<File> {
     for port in &machine.ports {
         // A socket that is not there is what is wanted here; any other trouble QEMU will name.
         let _ = fs::remove_file(machine.socket(*port));
+    }
+    if machine.evidence {
+        let _ = fs::remove_file(machine.monitor());
     }
     Ok(lock)
 }
@@ -299,7 +309,7 @@ fn watch(child: &Mutex<Child>, limit: Option<Duration>) {
 }
 
 fn emulator_log(machine: &Machine) -> PathBuf {
-    Path::new(&machine.directory).join("qemu.log")
+    Path::new(&machine.directory).join(EMULATOR_LOG)
 }
 
 fn percent_encoded(text: &str) -> String {

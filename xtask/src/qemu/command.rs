@@ -50,6 +50,10 @@ pub(super) fn command(machine: &Machine) -> Command {
     for (index, disk) in machine.disks.iter().enumerate() {
         command.args(disk.arguments(index));
     }
+    if machine.evidence {
+        let socket = escaped(&machine.monitor().to_string_lossy());
+        command.args(["-monitor", &format!("unix:{socket},server=on,wait=off")]);
+    }
     command.args(port_arguments(machine)).args(&machine.arguments);
     command
 }

@@ -23,12 +23,13 @@
 //! A directory is used by one appliance at a time.
 //!
 //! [`command`] writes QEMU's command line, [`disk`] makes disks, [`accelerator`] finds out whether KVM is
-//! worth using, [`appliance`] holds the running machine.
+//! worth using, [`appliance`] holds the running machine, [`evidence`] keeps what a failed test leaves.
 
 mod accelerator;
 mod appliance;
 mod command;
 mod disk;
+mod evidence;
 
 pub use accelerator::Accelerator;
 pub use appliance::Appliance;
@@ -42,6 +43,12 @@ use anyhow::Result;
 
 /// The longest path that a Unix socket's address holds.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// QEMU's own words, in the machine's directory.
+const EMULATOR_LOG: &str = "qemu.log";
+
+/// The socket of QEMU's monitor, in the machine's directory.
+const MONITOR_SOCKET: &str = "monitor.sock";
 
 /// A port of the appliance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +94,7 @@ pub struct Machine {
     options: Vec<String>,
     arguments: Vec<String>,
     limit: Option<Duration>,
+    evidence: bool,
 }
 
 impl Machine {
@@ -104,6 +112,7 @@ impl Machine {
             options: Vec::new(),
             arguments: Vec::new(),
             limit: None,
+            evidence: false,
         }
     }
 
@@ -166,6 +175,18 @@ impl Machine {
     pub fn limit(mut self, limit: Duration) -> Machine {
         self.limit = Some(limit);
         self
+    }
+
+    /// Keeps logs, and what the monitor says, in `target/datum/failed/` where a thread panics that has this machine
+    /// running: for tests, whose directories go with them.
+    pub fn keep_evidence(mut self) -> Machine {
+        self.evidence = true;
+        self
+    }
+
+    /// The socket of QEMU's monitor, on a machine that keeps evidence.
+    pub fn monitor(&self) -> PathBuf {
+        self.directory.join(MONITOR_SOCKET)
     }
 
     /// Where sockets and logs are.
