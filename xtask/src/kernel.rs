@@ -16,7 +16,8 @@ use crate::{shell, size};
 /// The most the stripped kernel should take.
 pub const SIZE_GOAL: u64 = 2 << 20;
 
-const PACKAGE: &str = "datum-kernel";
+/// The package it is built from.
+pub(crate) const PACKAGE: &str = "datum-kernel";
 
 /// A kernel that was built.
 #[derive(Clone, Debug)]
@@ -62,7 +63,7 @@ pub fn build(debug: bool) -> Result<Kernel> {
 }
 
 /// The program that Cargo's messages name for the kernel package.
-fn executable(messages: &str) -> Option<PathBuf> {
+pub(crate) fn executable(messages: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

@@ -5,9 +5,11 @@
 //! same on every machine, times only on the machine they were taken on.
 //!
 //! [`start`] times the boot, [`points`] times checkpoints and change queries, [`scale`] loads a small machine,
-//! [`cost`] counts device requests, [`load`] makes blocks; [`report`] prints.
+//! [`cost`] counts device requests, [`instructions`] the processor's, [`load`] makes blocks; [`report`] prints. [`compare`] measures others beside it.
 
+pub mod compare;
 mod cost;
+mod instructions;
 mod load;
 mod points;
 mod report;
@@ -70,12 +72,13 @@ impl Bench {
     /// Takes every measurement whose name contains one of `filters`; all where there is none. One that fails is
     /// reported as such, and the others go on.
     pub fn run(&self, filters: &[String]) -> Result<Report> {
-        let all: [(&str, Measure); 6] = [
+        let all: [(&str, Measure); 7] = [
             ("start", start::hello),
             ("size", start::size),
             ("idle", start::idle),
             ("cost", cost::acknowledged_write),
             ("points", points::all),
+            ("instructions", instructions::hosted),
             ("scale", scale::small_machine),
         ];
         let mut report = Report::new(self.accelerator);

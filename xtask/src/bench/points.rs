@@ -1,5 +1,7 @@
 //! Checkpoints on volumes of any size, and the question what changed, on volumes of any size.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -16,7 +18,7 @@ const CHANGED: u64 = 1_000;
 const QUERIES: usize = 20;
 
 pub(super) fn all(bench: &Bench, report: &mut Report) -> Result<()> {
-    for (name, size) in [("1 GiB", GIB), ("16 TiB", 16 * TIB)] {
+    for (name, size) in [("1 GiB", GIB), ("1 TiB", TIB), ("64 TiB", 64 * TIB)] {
         checkpoints(bench, report, name, size)?;
     }
     let spread = [("10 GiB", 10 * GIB, 10 * GIB), ("10 TiB", 10 * TIB, 10 * TIB)];
@@ -28,22 +30,40 @@ pub(super) fn all(bench: &Bench, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// `checkpoint.create`, each after one write, so that each has something to hold.
+/// `checkpoint.create`, each after one write, so that each has something to hold; `checkpoint.convert` of each; and in
+/// turns with them what the host itself needs to make two blocks of a file durable.
 fn checkpoints(bench: &Bench, report: &mut Report, name: &str, size: u64) -> Result<()> {
-    let (_directory, machine) = bench.machine(8 * GIB)?;
+    let (directory, machine) = bench.machine(8 * GIB)?;
     let (appliance, mut control) = boot(&machine)?;
     volume(&mut control, "db", size)?;
     let mut client = nbd::Client::connect(&appliance.socket(Port::Nbd(0)), "db")?;
     load::scatter(&mut client, size, 10_000, 0..10_000)?;
-    let mut samples = Vec::new();
+    let (mut samples, mut conversions, mut flushes) = (Vec::new(), Vec::new(), Vec::new());
+    let file = File::create(directory.path().join("flushed"))?;
     for number in 0..CHECKPOINTS {
+        flushes.push(host_flush(&file, number as u64)?);
         client.write(number as u64 * (size / CHECKPOINTS as u64 / BLOCK) * BLOCK, &[7; BLOCK as usize])?;
         let started = Instant::now();
         control.call("checkpoint.create", json!({ "volumes": ["db"], "name": format!("c{number}") }))?;
         samples.push(started.elapsed());
     }
-    report.latency(&format!("checkpoint.create on {name}"), &mut samples, Some("under 5"));
+    for number in 0..CHECKPOINTS {
+        let started = Instant::now();
+        control.call("checkpoint.convert", json!({ "volume": "db", "name": format!("c{number}") }))?;
+        conversions.push(started.elapsed());
+    }
+    report.latency(&format!("checkpoint.create on {name}"), &mut samples, Some("under 1"));
+    report.latency(&format!("checkpoint.convert on {name}, returns"), &mut conversions, Some("under 1"));
+    report.latency(&format!("beside it, 8 KiB written and flushed by the host, {name}"), &mut flushes, None);
     Ok(())
+}
+
+/// 8 KiB written to a file of the host and made durable.
+fn host_flush(file: &File, number: u64) -> Result<Duration> {
+    let started = Instant::now();
+    file.write_all_at(&[7; 2 * BLOCK as usize], number % 64 * 2 * BLOCK)?;
+    file.sync_data()?;
+    Ok(started.elapsed())
 }
 
 /// `changes.query` with a thousand blocks changed among many that lie in the first `used` bytes, warm and just after a

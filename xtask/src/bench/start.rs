@@ -51,9 +51,18 @@ pub(super) fn idle(bench: &Bench, report: &mut Report) -> Result<()> {
 
 /// What a process has used of processors so far.
 fn processor_seconds(process_id: u32) -> Result<f64> {
+    let (user, system) = processor_times(process_id)?;
+    Ok(user + system)
+}
+
+/// The same apart: seconds of its own, and of the host's kernel for it.
+pub(super) fn processor_times(process_id: u32) -> Result<(f64, f64)> {
     let stat = fs::read_to_string(format!("/proc/{process_id}/stat"))?;
     // The second field is a name in parentheses and may hold spaces; user and system time are 14 and 15.
     let (_, rest) = stat.rsplit_once(") ").context("/proc/<pid>/stat has no name")?;
-    let ticks: u64 = rest.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    let mut times = rest.split(' ').skip(11).map(|field| {
+        field.parse::<u64>().map(|ticks| ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    });
+    let mut time = || Ok::<_, anyhow::Error>(times.next().context("/proc/<pid>/stat is too short")??);
+    Ok((time()?, time()?))
 }

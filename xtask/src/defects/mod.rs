@@ -8,14 +8,14 @@ mod tree;
 mod trial;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::shell::say;
 use crate::workspace;
-use patch::Defect;
-use tree::Tree;
+pub(crate) use patch::Defect;
+pub(crate) use tree::Tree;
 use trial::trial;
 
 /// Where the patches lie.
@@ -36,6 +36,11 @@ fn all(root: &Path) -> Result<Vec<Defect>> {
     Ok(defects)
 }
 
+/// Where the copy of the tree is made, and what is built of it.
+fn place() -> PathBuf {
+    workspace::artefacts().join("defects")
+}
+
 /// Tries the named defects, or all. False if one survived that should not have.
 pub fn try_out(names: &[String]) -> Result<bool> {
     let root = workspace::root();
@@ -45,7 +50,7 @@ pub fn try_out(names: &[String]) -> Result<bool> {
     }
     let chosen: Vec<&Defect> =
         defects.iter().filter(|defect| names.is_empty() || names.contains(&defect.name)).collect();
-    let tree = Tree::copy(root)?;
+    let tree = Tree::copy(root, &place())?;
     if names.is_empty() {
         tree.compile(&defects)?;
         say("the suites without a defect");
@@ -72,7 +77,7 @@ pub fn try_out(names: &[String]) -> Result<bool> {
 pub fn check() -> Result<()> {
     let root = workspace::root();
     let defects = all(root)?;
-    Tree::copy(root)?.compile(&defects)?;
+    Tree::copy(root, &place())?.compile(&defects)?;
     say(format!("{} defects compile", defects.len()));
     Ok(())
 }

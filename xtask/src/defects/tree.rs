@@ -10,23 +10,23 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::patch::Defect;
-use crate::workspace::artefacts;
 
 /// What is no source.
 const LEFT_OUT: [&str; 2] = ["target", ".git"];
 
 /// The copy.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     source: PathBuf,
     pub(super) copy: PathBuf,
+    target: PathBuf,
 }
 
 impl Tree {
-    /// Brings the copy to what the source is now.
-    pub(super) fn copy(source: &Path) -> Result<Self> {
-        let copy = artefacts().join("defects/tree");
+    /// Brings the copy, in the directory `place`, to what the source is now.
+    pub(crate) fn copy(source: &Path, place: &Path) -> Result<Self> {
+        let (copy, target) = (place.join("tree"), place.join("target"));
         mirror(source, &copy).with_context(|| format!("copying the tree to {}", copy.display()))?;
-        Ok(Self { source: source.to_owned(), copy })
+        Ok(Self { source: source.to_owned(), copy, target })
     }
 
     /// Does something while the defect is in the copy.
@@ -61,7 +61,7 @@ impl Tree {
     }
 
     /// Puts a defect into the copy. Returns the files it changed.
-    fn put(&self, defect: &Defect) -> Result<Vec<String>> {
+    pub(crate) fn put(&self, defect: &Defect) -> Result<Vec<String>> {
         let changed = defect.apply(&self.copy)?;
         for (path, text) in &changed {
             fs::write(self.copy.join(path), text)?;
@@ -77,10 +77,9 @@ impl Tree {
     }
 
     /// Cargo at work in the copy, with a target directory of its own: what it builds is not to be used.
-    pub(super) fn cargo(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
         let mut cargo = crate::shell::cargo();
-        let target = artefacts().join("defects/target");
-        cargo.current_dir(&self.copy).args(arguments).env("CARGO_TARGET_DIR", target);
+        cargo.current_dir(&self.copy).args(arguments).env("CARGO_TARGET_DIR", &self.target);
         // Built much oftener than debugged.
         cargo.env("CARGO_PROFILE_DEV_DEBUG", "false");
         // Those of the package that this program was built from.

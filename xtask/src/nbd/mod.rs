@@ -8,7 +8,7 @@
 
 mod handshake;
 mod reply;
-mod wire;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -199,6 +199,11 @@ impl Client {
     /// Sends bytes as they are: for tests of bad input.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.stream.write_all(bytes)?)
+    }
+
+    /// The connection alone, with nothing under way: for a load that packs its own requests.
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
     }
 
     /// Leaves as the protocol asks.

@@ -22,17 +22,17 @@ pub(super) const REPLY_ERROR_BIT: u32 = 1 << 31;
 pub(super) const INFO_EXPORT: u16 = 0;
 pub(super) const FLAG_READ_ONLY: u16 = 1 << 1;
 
-pub(super) const SIMPLE_REPLY: u32 = 0x6744_6698;
-pub(super) const CHUNK: u32 = 0x668e_33ef;
+pub(crate) const SIMPLE_REPLY: u32 = 0x6744_6698;
+pub(crate) const CHUNK: u32 = 0x668e_33ef;
 pub(super) const EXTENDED_CHUNK: u32 = 0x6e8a_278c;
 
-pub(super) const CHUNK_FLAG_DONE: u16 = 1;
+pub(crate) const CHUNK_FLAG_DONE: u16 = 1;
 pub(super) const CHUNK_NONE: u16 = 0;
-pub(super) const CHUNK_DATA: u16 = 1;
-pub(super) const CHUNK_HOLE: u16 = 2;
+pub(crate) const CHUNK_DATA: u16 = 1;
+pub(crate) const CHUNK_HOLE: u16 = 2;
 pub(super) const CHUNK_STATUS: u16 = 5;
 pub(super) const CHUNK_STATUS_EXTENDED: u16 = 6;
-pub(super) const CHUNK_ERROR_BIT: u16 = 1 << 15;
+pub(crate) const CHUNK_ERROR_BIT: u16 = 1 << 15;
 
 /// The longest payload a server may send in one chunk or option reply: 32 MiB and its header.
 pub(super) const PAYLOAD_BYTES_MAX: u64 = (32 << 20) + 64;
@@ -67,7 +67,7 @@ impl Command {
 }
 
 /// A request's header; `None` where the length does not fit in it.
-pub(super) fn request(
+pub(crate) fn request(
     extended: bool,
     command: Command,
     cookie: u64,

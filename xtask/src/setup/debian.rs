@@ -17,7 +17,7 @@ pub(super) struct Program {
 }
 
 /// Every program that is not part of a bare Debian system with gcc.
-pub(super) const PROGRAMS: [Program; 13] = [
+pub(super) const PROGRAMS: [Program; 18] = [
     Program { name: "g++", package: "g++", need: Need::Cxx },
     Program { name: "qemu-system-x86_64", package: EMULATOR, need: Need::Qemu },
     Program { name: "qemu-img", package: IMAGE_TOOLS, need: Need::Clients },
@@ -26,6 +26,11 @@ pub(super) const PROGRAMS: [Program; 13] = [
     Program { name: "nbdcopy", package: "libnbd-bin", need: Need::Clients },
     Program { name: "nbdfuse", package: "libnbd-bin", need: Need::Clients },
     Program { name: "nbdkit", package: "nbdkit", need: Need::Clients },
+    Program { name: "nbdkit", package: "nbdkit", need: Need::Peers },
+    Program { name: "qemu-img", package: IMAGE_TOOLS, need: Need::Peers },
+    Program { name: "qemu-nbd", package: IMAGE_TOOLS, need: Need::Peers },
+    Program { name: "qemu-storage-daemon", package: IMAGE_TOOLS, need: Need::Peers },
+    Program { name: "dmsetup", package: "dmsetup", need: Need::Peers },
     Program { name: "fio", package: "fio", need: Need::Clients },
     Program { name: "fuse2fs", package: "fuse2fs", need: Need::Clients },
     Program { name: "fusermount3", package: "fuse3", need: Need::Clients },

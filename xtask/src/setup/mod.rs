@@ -5,8 +5,11 @@
 
 mod debian;
 mod rust;
+mod unpacked;
 
 use anyhow::Result;
+
+pub use unpacked::linux_guest;
 
 /// Something a command cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub enum Need {
     Cxx,
     /// The emulator.
     Qemu,
+    /// What Datum is compared with.
+    Peers,
     /// The NBD clients, load generators and file-system tools that the tests drive.
     Clients,
 }

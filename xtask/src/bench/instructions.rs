@@ -1,0 +1,75 @@
+//! Instructions that a client's request takes in the hosted binary, service and store together, counted by valgrind.
+//! They do not depend on the machine's mood.
+//!
+//! Each load is run twice in a process of its own, the second time longer; what the difference took is what the
+//! requests took, without start and fill. The service's own instructions only: the kernel of the host is not counted.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::compare::{Hosted, Load, Order, Session};
+use super::{Bench, Report};
+use crate::shell;
+
+const SIZE: u64 = 64 << 20;
+
+/// Requests of the shorter run; the longer one has as many more.
+const REQUESTS: u64 = 1500;
+
+/// What is counted: a name, the load, and how many blocks of 4 KiB one of its requests has.
+const LOADS: [(&str, Load); 8] = [
+    ("4 KiB random read, depth 1", random(100, 1, false)),
+    ("4 KiB random read, depth 32", random(100, 32, false)),
+    ("4 KiB random write, depth 1", random(0, 1, false)),
+    ("4 KiB random write, depth 32", random(0, 32, false)),
+    ("4 KiB write + FLUSH, depth 1", random(0, 1, true)),
+    ("128 KiB sequential read, depth 8", sequential(100)),
+    ("128 KiB sequential write, depth 8", sequential(0)),
+    ("4 KiB random 70/30, depth 32", random(70, 32, false)),
+];
+
+const fn random(read_percent: u64, depth: usize, flush: bool) -> Load {
+    Load { read_percent, length: 4096, depth, order: Order::Random, flush }
+}
+
+const fn sequential(read_percent: u64) -> Load {
+    Load { read_percent, length: 128 << 10, depth: 8, order: Order::Sequential, flush: false }
+}
+
+pub(super) fn hosted(_: &Bench, report: &mut Report) -> Result<()> {
+    ensure!(shell::find_program("valgrind").is_some(), "install valgrind (in Debian the package valgrind)");
+    let program = super::compare::build_hosted()?;
+    for (name, load) in &LOADS {
+        let short = count(&program, load, REQUESTS)?;
+        let long = count(&program, load, 2 * REQUESTS)?;
+        let blocks = f64::from(load.length / 4096);
+        let each = long.saturating_sub(short) as f64 / REQUESTS as f64 / blocks;
+        report.add(format!("{name}: instructions for 4 KiB"), each.round(), "", None);
+    }
+    Ok(())
+}
+
+/// Instructions of a whole life of the hosted binary in which it serves so many requests.
+fn count(program: &Path, load: &Load, requests: u64) -> Result<u64> {
+    let directory = tempfile::Builder::new().prefix("datum-bench-").tempdir()?;
+    let counts = directory.path().join("counts");
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--quiet", "--tool=callgrind"]).arg(format!("--callgrind-out-file={}", counts.display()));
+    valgrind.arg(program);
+    let mut hosted = Hosted::under(valgrind, directory.path(), SIZE, 4 * SIZE)?;
+    let mut session = Session::connect(&hosted.nbd_socket(), "db", SIZE)?;
+    session.fill()?;
+    session.run_requests(load, requests)?;
+    // Answers nothing: the process ends in it.
+    hosted.control.send("system.shutdown", json!({}))?;
+    hosted.process.wait(Duration::from_secs(60))?;
+    let text = fs::read_to_string(&counts)?;
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
+    let total = total.or_else(|| text.lines().find_map(|line| line.strip_prefix("summary: ")));
+    Ok(total.context("callgrind counted nothing")?.trim().parse()?)
+}
