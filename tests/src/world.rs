@@ -45,6 +45,19 @@ impl Setup {
     }
 }
 
+/// An open pool. Whatever its disks do, unless somebody forges checksums its contents never contradict each other:
+/// where the store finds that they do, it is a defect of the store, and the test fails.
+struct Watched(Pool<Disk>, bool);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let why = self.0.status().read_only.unwrap_or_default();
+        if why.contains("contradict") && !self.1 && !std::thread::panicking() {
+            panic!("{why}");
+        }
+    }
+}
+
 /// The store, its disks, and what is known of it.
 pub struct World {
     /// Runs everything.
@@ -64,11 +77,13 @@ pub struct World {
     /// Entries a page of what is read back; of random size unless it is set.
     pub page: Option<usize>,
     config: Config,
-    pool: Option<Pool<Disk>>,
+    pool: Option<Watched>,
     images: BTreeMap<u128, Rc<Image<Disk>>>,
     incarnation: u64,
     drawn: u64,
     trace: bool,
+    /// Somebody has forged what lies on the disks, so that it may contradict itself.
+    pub forged: bool,
 }
 
 impl World {
@@ -109,6 +124,7 @@ impl World {
             incarnation: 0,
             drawn: 0,
             trace: std::env::var_os("DATUM_TRACE").is_some(),
+            forged: false,
         };
         world.power_on(images);
         world
@@ -116,7 +132,7 @@ impl World {
 
     /// The open pool.
     pub fn pool(&self) -> Pool<Disk> {
-        self.pool.clone().expect("the pool is open")
+        self.pool.as_ref().expect("the pool is open").0.clone()
     }
 
     /// Number of this opening.
@@ -321,7 +337,7 @@ impl World {
         self.executor.spawn(async move {
             background.background().await;
         });
-        self.pool = Some(pool);
+        self.pool = Some(Watched(pool, self.forged));
         self.incarnation = incarnation;
     }
 

@@ -56,6 +56,11 @@ impl Entry {
         let Some(block) = &self.block else { panic!("{} is borrowed by a tree update", self.address) };
         block
     }
+
+    /// The same in the middle of a tree update; `None` where that has taken it out.
+    pub(crate) fn block_if_there(&self) -> Option<&Block> {
+        self.block.as_ref()
+    }
 }
 
 /// The cache. Its capacity is kept as long as enough blocks are clean; dirty ones are bounded by the commits
@@ -130,19 +135,19 @@ impl Cache {
             .is_some_and(|entry| entry.state == State::Dirty)
     }
 
-    /// Takes a block's bytes out for a change that needs the rest of the cache meanwhile.
-    pub(crate) fn borrow_block(&mut self, address: Address) -> Block {
-        let Some(block) = self.get_mut(address).and_then(|entry| entry.block.take()) else {
-            panic!("{address} is not there to be changed");
-        };
-        block
+    /// Takes a block's bytes out for a change that needs the rest of the cache meanwhile. `None` where they are
+    /// out already.
+    pub(crate) fn borrow_block(&mut self, address: Address) -> Option<Block> {
+        self.get_mut(address)?.block.take()
     }
 
     /// Puts back what [`Cache::borrow_block`] took.
-    pub(crate) fn return_block(&mut self, address: Address, block: Block, pending: u128) {
-        let Some(entry) = self.get_mut(address) else { panic!("{address} went away while borrowed") };
+    /// False where it was freed meanwhile.
+    pub(crate) fn return_block(&mut self, address: Address, block: Block, pending: u128) -> bool {
+        let Some(entry) = self.get_mut(address) else { return false };
         entry.block = Some(block);
         entry.pending = pending;
+        true
     }
 
     /// Clean blocks that stay however many are dirty: a step that needs several at once must find them

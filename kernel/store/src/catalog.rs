@@ -1,5 +1,6 @@
 //! Questions to the object table: names, lists, descriptions, and whether a reference point applies.
 
+use crate::contradiction::contradiction;
 use crate::device::BLOCK_SIZE;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
@@ -11,7 +12,7 @@ use crate::names::Key;
 use crate::pool::Since;
 use crate::release::Walk;
 use crate::token::Token;
-use crate::transaction::Transaction;
+use crate::transaction::{Chain, Transaction};
 use crate::types::{ChangeId, CheckpointInfo, CheckpointState, Name, ObjectId, RefpointInfo, VolumeInfo};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -48,7 +49,7 @@ impl<T> Listing<T> {
             Some(id) => id,
             None => match start(transaction)? {
                 (_, Some(after)) => transaction.next(after)?,
-                (list, None) => list.first,
+                (list, None) => transaction.first_in(Chain::Member, list)?,
             },
         };
         self.next = Some(id);
@@ -216,10 +217,10 @@ impl Transaction<'_> {
         if version.child_count < 2 {
             return Ok(holders);
         }
-        let mut next = version.children.first;
-        while let Some(child) = next.some() {
-            let child = self.version(child)?;
-            next = child.sibling.next;
+        let mut next = self.first_in(Chain::Sibling, version.children)?;
+        while let Some(id) = next.some() {
+            let child = self.version(id)?;
+            next = self.next_in(Chain::Sibling, id)?;
             let own = child.volume == version.volume;
             match self.find_record(child.volume)? {
                 Some(Record::Volume(volume)) if !own => holders.push(volume.name.to_string()),
@@ -299,17 +300,29 @@ impl Transaction<'_> {
             }
             fork = Some(fork.map_or(timeline.fork, |earlier: ChangeId| earlier.min(timeline.fork)));
             line = timeline.parent;
+            let ancestor = self.timeline(line)?.depth;
+            if ancestor >= timeline.depth {
+                let what =
+                    format_args!("a timeline of depth {} descends from depth {ancestor}", timeline.depth);
+                return Err(Stop::Failed(contradiction(what)));
+            }
         }
     }
 
     /// The opening in which a point with this change id was made on a timeline.
     pub(crate) fn incarnation_at(&mut self, timeline: ObjectId, change: ChangeId) -> Step<u64> {
         let mut place = self.timeline(timeline)?.incarnations.last;
+        let mut before = ChangeId(u64::MAX);
         while let Some(id) = place.some() {
             let Record::Incarnation(record) = self.record(id)? else { break };
             if record.first <= change {
                 return Ok(record.incarnation);
             }
+            if record.first >= before {
+                let what = format_args!("opening {id} of a timeline is out of order");
+                return Err(Stop::Failed(contradiction(what)));
+            }
+            before = record.first;
             place = record.link.previous;
         }
         Ok(0)

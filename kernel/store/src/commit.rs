@@ -214,7 +214,7 @@ impl<D: BlockDevice> Shell<D> {
         };
         self.write_superblocks(&Superblock { log, ..frozen.superblock.clone() }).await?;
         self.install_commit(frozen, log);
-        Ok(())
+        self.heed_contradictions()
     }
 
     /// Tells the devices of space that the coming freeze frees. Short runs are soon written again and not

@@ -4,13 +4,16 @@
 //! is ever held and a freeze sees one instant of everything.
 
 use crate::cache::{Cache, Tree};
-use crate::error::{Error, ErrorKind};
+use crate::contradiction::{Witness, contradiction};
+use crate::device::BLOCK_SIZE;
+use crate::error::{Error, ErrorKind, Result};
 use crate::forest::{Forest, Step, Stop};
 use crate::format::journal::{Body, Operation, Run};
 use crate::format::object::{Bound, Record, VersionKind, VersionRecord};
 use crate::format::superblock::Superblock;
 use crate::format::{Address, Pointer};
 use crate::journal::Journal;
+use crate::limits::VOLUME_SIZE_MAX;
 use crate::pool::Config;
 use crate::release::Walk;
 use crate::space::{Space, Urgency};
@@ -38,7 +41,7 @@ pub(crate) struct Head {
 impl Head {
     /// Blocks of the volume.
     pub(crate) fn blocks(&self) -> u64 {
-        self.size / crate::device::BLOCK_SIZE as u64
+        self.size / BLOCK_SIZE as u64
     }
 }
 
@@ -103,13 +106,14 @@ pub(crate) struct Applied {
 
 impl Engine {
     pub(crate) fn new(superblock: Superblock, config: Config, incarnation: u64) -> Self {
-        let mapped = superblock.map.change.0;
+        let witness = Witness::default();
         Self {
             forest: Forest {
                 cache: Cache::new(config.cache_blocks),
-                space: Space::new(superblock.members.clone(), mapped, superblock.freed),
+                space: Space::new(&superblock, witness.clone()),
                 sums: crate::format::pointer::Checksummer::new(superblock.pool),
                 epoch: superblock.epoch,
+                witness,
             },
             objects: superblock.objects,
             map: superblock.map,
@@ -175,12 +179,17 @@ impl Engine {
 
     /// Applies an operation, live or in a replay.
     pub(crate) fn apply(&mut self, operation: &Operation) -> Step<Applied> {
+        if operation.epoch < self.forest.epoch {
+            let what = format_args!("epoch {} follows epoch {}", operation.epoch, self.forest.epoch);
+            return Err(Stop::Failed(contradiction(what)));
+        }
         match &operation.body {
             Body::Write { volume, first, runs, checksums } => {
                 self.apply_write(operation, *volume, *first, runs, checksums)
             }
             Body::Trim { volume, first, count } => {
                 let head = self.load_head(*volume)?;
+                check_range(first.0, *count, &head)?;
                 let range = TrimRange::new(first.0, *count, head.blocks());
                 self.apply_trim(operation, *volume, range, *count, head.size)
             }
@@ -206,6 +215,7 @@ impl Engine {
         let mut head = self.load_head(volume)?;
         let count = checksums.len() as u64;
         check_range(first.0, count, &head)?;
+        check_clock(volume, &head)?;
         let last = first.0 + count - 1;
         let nodes = self.forest.prepare(Tree::Volume, &head.root, first.0, last, false)?;
         self.forest.require(nodes, Urgency::Administration)?;
@@ -245,6 +255,7 @@ impl Engine {
         new_size: u64,
     ) -> Step<Applied> {
         let head = self.load_head(volume)?;
+        check_clock(volume, &head)?;
         let bound = self.bound_below(head.parent, head.parent_epoch);
         let mut transaction = Transaction::of(self, operation);
         let job = transaction.draw();
@@ -257,7 +268,7 @@ impl Engine {
         self.next_object = self.next_object.max(job.0 + 1);
         let head = Head {
             root: trimmed.root,
-            allocated: head.allocated - trimmed.removed,
+            allocated: self.forest.witness.subtract(head.allocated, trimmed.removed, "a volume's data"),
             size: new_size,
             dirty: true,
             ..head
@@ -273,7 +284,8 @@ impl Engine {
     /// Growth and shrinking count as a trim of what comes or goes.
     fn apply_resize(&mut self, operation: &Operation, volume: ObjectId, size: u64) -> Step<Applied> {
         let head = self.load_head(volume)?;
-        let blocks = size / crate::device::BLOCK_SIZE as u64;
+        check_size(size)?;
+        let blocks = size / BLOCK_SIZE as u64;
         let (low, high) = (blocks.min(head.blocks()), blocks.max(head.blocks()));
         if low == high {
             return Ok(Applied { object: volume });
@@ -285,8 +297,13 @@ impl Engine {
     /// The root of a version that is no head.
     pub(crate) fn version(&self, id: ObjectId) -> Step<VersionRecord> {
         let version = Transaction::new(self).version(id)?;
-        assert!(version.kind != VersionKind::Head, "a head's record lags behind memory");
-        Ok(version)
+        // A head's record lags behind memory.
+        match version.kind {
+            VersionKind::Head => {
+                Err(Stop::Failed(contradiction(format_args!("version {id} is a live head"))))
+            }
+            _ => Ok(version),
+        }
     }
 
     /// Notes a reader: what is freed from now on is not reused before it has gone.
@@ -317,6 +334,34 @@ pub(crate) fn check_range(first: u64, count: u64, head: &Head) -> Step<()> {
     if count == 0 || first.checked_add(count).is_none_or(|end| end > head.blocks()) {
         let message = format_args!("blocks {first} and {count} on lie beyond the end of the volume");
         return Err(Stop::Failed(Error::new(ErrorKind::Invalid, message)));
+    }
+    Ok(())
+}
+
+/// Fails where no volume can have this size.
+pub(crate) fn check_size(size: u64) -> Result<()> {
+    if size > VOLUME_SIZE_MAX {
+        return Err(Error::new(
+            ErrorKind::Limit,
+            format_args!("a volume has at most 64 TiB; {size} bytes are more"),
+        ));
+    }
+    let valid =
+        (BLOCK_SIZE as u64..=VOLUME_SIZE_MAX).contains(&size) && size.is_multiple_of(BLOCK_SIZE as u64);
+    if !valid {
+        let message =
+            format_args!("a volume's size must be a multiple of 4096 bytes and not 0; {size} is not");
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    Ok(())
+}
+
+/// Fails where a volume's contents are newer than what is written to it now.
+fn check_clock(volume: ObjectId, head: &Head) -> Step<()> {
+    if head.root.change > head.clock {
+        let (newest, clock) = (head.root.change, head.clock);
+        let what = format_args!("volume {volume} is at change {clock} and holds change {newest}");
+        return Err(Stop::Failed(contradiction(what)));
     }
     Ok(())
 }

@@ -5,7 +5,8 @@
 //! rule: count and look up with `prepare`, then change with `update`, which cannot fail.
 
 use crate::cache::{Cache, Entry, LEVELS, State, Tree};
-use crate::device::Block;
+use crate::contradiction::{Witness, contradiction};
+use crate::device::{BLOCK_SIZE, Block};
 use crate::error::Error;
 use crate::format::journal::Run;
 use crate::format::object::Bound;
@@ -59,13 +60,19 @@ pub(crate) struct Forest {
     pub(crate) space: Space,
     pub(crate) sums: Checksummer,
     pub(crate) epoch: Epoch,
+    pub(crate) witness: Witness,
 }
 
 impl Forest {
     /// The cached block behind a pointer that is no hole.
     #[inline]
     pub(crate) fn load(&self, pointer: &Pointer) -> Step<&Entry> {
-        self.cache.get(pointer.address).ok_or_else(|| Stop::Miss(alloc::vec![*pointer]))
+        let entry = self.cache.get(pointer.address).ok_or_else(|| Stop::Miss(alloc::vec![*pointer]))?;
+        match entry.birth == pointer.birth {
+            true => Ok(entry),
+            // One block cannot be two: what lies in memory is not what this pointer means.
+            false => Err(Stop::Failed(contradiction(format_args!("{} is used twice", pointer.address)))),
+        }
     }
 
     /// The pointer in a slot below `parent`. A hole hands its change id down.
@@ -175,13 +182,13 @@ impl Forest {
         indexes: &[u64],
         missing: &mut Vec<Pointer>,
     ) -> Step<u64> {
-        let mut nodes = match (pointer.is_hole(), self.cache.get(pointer.address)) {
-            (true, _) => 1,
-            (false, Some(entry)) => u64::from(!self.is_mutable(tree, entry)),
-            (false, None) => {
-                missing.push(*pointer);
-                return Ok(0);
-            }
+        if !pointer.is_hole() && !self.cache.holds(pointer.address) {
+            missing.push(*pointer);
+            return Ok(0);
+        }
+        let mut nodes = match pointer.is_hole() {
+            true => 1,
+            false => u64::from(!self.is_mutable(tree, self.load(pointer)?)),
         };
         if level == 0 {
             return Ok(nodes);
@@ -291,7 +298,7 @@ impl Forest {
         bound: &Bound,
     ) -> Edit {
         let (pointer, pending) = self.make_mutable(tree, level, pointer, base, bound);
-        let block = self.cache.borrow_block(pointer.address);
+        let block = self.cache.borrow_block(pointer.address).unwrap_or_else(|| self.poison(&pointer));
         Edit { tree, pointer, block, pending }
     }
 
@@ -306,16 +313,16 @@ impl Forest {
         let (block, pending) = if pointer.is_hole() {
             (hole_node(level, pointer.change), 0)
         } else {
-            let Some(entry) = self.cache.get(pointer.address) else {
-                panic!("{} is changed without having been prepared", pointer.address);
-            };
-            if self.is_mutable(tree, entry) {
-                let pending = entry.pending;
-                // A node is never older than what it holds.
-                self.cache.set_birth(pointer.address, self.epoch);
-                return (Pointer { birth: self.epoch, ..pointer }, pending);
+            match self.cache.get(pointer.address).filter(|entry| entry.birth == pointer.birth) {
+                Some(entry) if self.is_mutable(tree, entry) => {
+                    let pending = entry.pending;
+                    // A node is never older than what it holds.
+                    self.cache.set_birth(pointer.address, self.epoch);
+                    return (Pointer { birth: self.epoch, ..pointer }, pending);
+                }
+                Some(entry) => (entry.block().clone(), entry.pending),
+                None => (self.poison(&pointer), 0),
             }
-            (entry.block().clone(), entry.pending)
         };
         if !pointer.is_hole() {
             self.release_block(&pointer, base + span(level), bound);
@@ -323,6 +330,13 @@ impl Forest {
         let address = self.space.take_node();
         self.cache.insert_dirty(tree, level, address, self.epoch, block, pending);
         (Pointer { address, birth: self.epoch, checksum: 0, ..pointer }, pending)
+    }
+
+    /// What stands in memory for a prepared block that the same step has taken away: it was in two places of a
+    /// tree. As a node it points nowhere, as a record or list it is damaged.
+    fn poison(&self, pointer: &Pointer) -> Block {
+        self.witness.note(format_args!("{} is in two places of a tree", pointer.address));
+        alloc::boxed::Box::new([0xff; BLOCK_SIZE])
     }
 
     /// Frees one block that has left a tree, unless another version still needs it. `end` is where its range
@@ -395,14 +409,15 @@ impl Forest {
         if pending == 0 {
             return;
         }
-        let mut block = self.cache.borrow_block(address);
+        let Some(mut block) = self.cache.borrow_block(address) else { return };
         while pending != 0 {
             let slot = pending.trailing_zeros() as usize;
             pending &= pending - 1;
             let resolved = self.resolve(pointer_at(&block, slot));
             set_pointer_at(&mut block, slot, resolved);
         }
-        self.cache.return_block(address, block, 0);
+        let back = self.cache.return_block(address, block, 0);
+        self.witness.demand(back, format_args!("{address} left a tree while it was written"));
     }
 
     /// The same pointer with the checksum that a freeze has computed.
@@ -456,7 +471,9 @@ impl Edit {
                 self.pointer.change = ChangeId(count);
             }
             Tree::Volume | Tree::Objects => {
-                assert!(new.change >= old.change, "a block's change id went back");
+                let onward = new.change >= old.change;
+                let what = format_args!("change {} follows change {}", new.change, old.change);
+                forest.witness.demand(onward, what);
                 self.pointer.change = self.pointer.change.max(new.change);
             }
         }
@@ -477,7 +494,9 @@ impl Edit {
 
     /// Puts the node back and returns the pointer to it.
     pub(crate) fn finish(self, forest: &mut Forest) -> Pointer {
-        forest.cache.return_block(self.pointer.address, self.block, self.pending);
+        let address = self.pointer.address;
+        let back = forest.cache.return_block(address, self.block, self.pending);
+        forest.witness.demand(back, format_args!("{address} lies below itself"));
         self.pointer
     }
 }

@@ -5,6 +5,7 @@
 //! the free map: that ends, because a commit moves each block of it at most once.
 
 use crate::cache::{LEVELS, Tree};
+use crate::contradiction::contradiction;
 use crate::engine::Engine;
 use crate::forest::{Step, Stop};
 use crate::format::Address;
@@ -52,13 +53,16 @@ impl Engine {
             return Ok(());
         }
         let runs = self.listed_in(freed.first..end)?;
+        let blocks = runs.iter().map(|run| run.blocks).fold(0, u64::saturating_add);
+        if blocks > freed.waiting {
+            let what = format_args!("{} freed blocks wait, and {blocks} are listed", freed.waiting);
+            return Err(Stop::Failed(contradiction(what)));
+        }
         let space = &mut self.forest.space;
         space.freed.sweeping = end;
         space.freed.cursor = 0;
-        for run in runs {
-            space.freed.waiting -= run.blocks;
-            space.sweeping.insert(run);
-        }
+        space.freed.waiting -= blocks;
+        runs.into_iter().for_each(|run| space.sweep(run));
         Ok(())
     }
 
@@ -102,6 +106,9 @@ impl Engine {
         self.forest.freeze(Tree::Map, &mut blocks);
         self.map = self.forest.resolve(self.map);
         self.forest.space.mapped = self.map.change.0;
+        let (mapped, total) = (self.map.change.0, self.forest.space.total());
+        let what = format_args!("{mapped} of {total} blocks are allocated");
+        self.forest.witness.demand(mapped <= total, what);
 
         self.journal.freeze();
         self.dirty_aside = false;
@@ -175,6 +182,7 @@ impl Engine {
         let plan = written.and_then(|()| transaction.finish(Urgency::Commit));
         match plan {
             Ok(plan) => plan.apply(self),
+            Err(Stop::Failed(error)) => self.forest.witness.note(error.message()),
             Err(stop) => panic!("a freeze was not prepared: {stop:?}"),
         }
         self.unresolved_roots.clear();
@@ -183,7 +191,7 @@ impl Engine {
 
     fn write_map(&mut self, sweep: &[Run]) {
         for &run in sweep {
-            self.forest.space.sweeping.remove(run);
+            self.forest.space.swept(run);
             self.map_run(run, false);
             self.forest.space.freed.cursor = run.address.0 + run.blocks;
         }

@@ -139,7 +139,7 @@ impl<D: BlockDevice> Image<D> {
             .await?;
         self.shell.engine.borrow_mut().counters.data_blocks_read +=
             pointers.iter().filter(|pointer| !pointer.is_hole()).count() as u64;
-        let runs = pointers.chunk_by(|a, b| !a.is_hole() && a.address.0 + 1 == b.address.0);
+        let runs = pointers.chunk_by(|a, b| !a.is_hole() && a.address.0.checked_add(1) == Some(b.address.0));
         let reads = join_all(runs.map(|run| self.read_run(run))).await;
         let mut blocks = Vec::with_capacity(pointers.len());
         for run in reads {
@@ -217,12 +217,13 @@ impl<D: BlockDevice> Image<D> {
             })
             .await?;
         let placed = self.place(blocks).await?;
-        let outcome = self.install(first, &placed, expected).await;
-        if !matches!(outcome, Ok(true)) {
+        let mut installed = false;
+        let outcome = self.install(first, &placed, expected, &mut installed).await;
+        if !installed {
             let space = &mut self.shell.engine.borrow_mut().forest.space;
             placed.iter().for_each(|placed| space.unreserve(placed.run));
         }
-        outcome
+        outcome.map(|()| installed)
     }
 
     /// Writes blocks to free places, elsewhere where a device refuses.
@@ -302,8 +303,14 @@ impl<D: BlockDevice> Image<D> {
         Ok(placed)
     }
 
-    /// Puts written blocks into the tree.
-    async fn install(&self, first: BlockIndex, placed: &[Placed], expected: Option<Address>) -> Result<bool> {
+    /// Puts written blocks into the tree; `installed` tells whether it did, also where it failed in the end.
+    async fn install(
+        &self,
+        first: BlockIndex,
+        placed: &[Placed],
+        expected: Option<Address>,
+        installed: &mut bool,
+    ) -> Result<()> {
         let mut sealed: Option<(Epoch, Vec<u64>)> = None;
         self.shell
             .run(|engine| {
@@ -312,7 +319,7 @@ impl<D: BlockDevice> Image<D> {
                 if let Some(expected) = expected
                     && engine.forest.lookup(&head.root, first.0)?.address != expected
                 {
-                    return Ok(false);
+                    return Ok(());
                 }
                 let epoch = engine.forest.epoch;
                 // A checkpoint may have passed since the last attempt; the birth is part of the checksum.
@@ -332,7 +339,8 @@ impl<D: BlockDevice> Image<D> {
                 }
                 placed.iter().for_each(|placed| engine.forest.space.install(placed.run));
                 engine.journal.push(&operation);
-                Ok(true)
+                *installed = true;
+                Ok(())
             })
             .await
     }

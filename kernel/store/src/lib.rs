@@ -16,6 +16,7 @@ mod cache;
 mod catalog;
 mod check;
 mod commit;
+mod contradiction;
 mod engine;
 mod error;
 mod forest;

@@ -1,14 +1,15 @@
 //! What goes on in the background: releases, one at a time, and taking out what deleted volumes left. Nothing
 //! of it is logged; a commit persists how far it came.
 
+use crate::contradiction::contradiction;
 use crate::engine::{ActiveRelease, Engine};
-use crate::forest::Step;
+use crate::forest::{Step, Stop};
 use crate::format::Pointer;
 use crate::format::object::{Bound, Record, VersionKind, VersionRecord};
 use crate::limits::FREED_EXTENTS_MAX;
 use crate::release::Walk;
 use crate::space::Urgency;
-use crate::transaction::{Chain, Transaction};
+use crate::transaction::{Chain, Transaction, one_less};
 use crate::types::{BlockIndex, ObjectId};
 
 /// Points a purge takes out in one step.
@@ -22,7 +23,8 @@ impl Engine {
     /// Whether blocks that left a volume are still to be counted.
     pub(crate) fn drops_pending(&mut self, volume: ObjectId) -> Step<bool> {
         let mut transaction = Transaction::new(self);
-        let mut next = transaction.root()?.ready.first;
+        let ready = transaction.root()?.ready;
+        let mut next = transaction.first_in(Chain::Member, ready)?;
         while let Some(id) = next.some() {
             let version = transaction.version(id)?;
             if version.kind != VersionKind::Drop {
@@ -31,7 +33,7 @@ impl Engine {
             if version.volume == volume {
                 return Ok(true);
             }
-            next = version.link.next;
+            next = transaction.next(id)?;
         }
         Ok(false)
     }
@@ -61,7 +63,8 @@ impl Engine {
     /// Takes up the release that an earlier opening had begun.
     pub(crate) fn resume_release(&mut self) -> Step<()> {
         let mut transaction = Transaction::new(self);
-        let mut next = transaction.root()?.ready.first;
+        let ready = transaction.root()?.ready;
+        let mut next = transaction.first_in(Chain::Member, ready)?;
         while let Some(id) = next.some() {
             let record = transaction.version(id)?;
             if record.kind == VersionKind::Hidden && record.cursor > BlockIndex(0) {
@@ -69,7 +72,7 @@ impl Engine {
                 self.active = Some(active_release(id, &record, Bound::same(parent_epoch)));
                 return Ok(());
             }
-            next = record.link.next;
+            next = transaction.next(id)?;
         }
         Ok(())
     }
@@ -88,7 +91,8 @@ impl Engine {
 
     fn start_release(&mut self) -> Step<bool> {
         let mut transaction = Transaction::new(self);
-        let mut id = transaction.root()?.ready.first;
+        let ready = transaction.root()?.ready;
+        let mut id = transaction.first_in(Chain::Member, ready)?;
         while let Some(version) = id.some() {
             let record = transaction.version(version)?;
             let held = self.open_versions.contains_key(&version);
@@ -165,7 +169,7 @@ impl Engine {
         if let Some(head) = self.heads.get_mut(&job.volume)
             && head.version == job.head
         {
-            head.allocated = head.allocated.saturating_sub(job.walk.data);
+            head.allocated = self.forest.witness.subtract(head.allocated, job.walk.data, "a volume's data");
             head.dirty = true;
         }
         Ok(())
@@ -190,7 +194,7 @@ impl Engine {
         end(&mut transaction)?;
         let mut root = transaction.root()?;
         transaction.unlink(Chain::Member, &mut root.ready, version)?;
-        root.releases -= 1;
+        root.releases = one_less(root.releases, version, "waiting release")?;
         transaction.set_root(root)?;
         transaction.remove(version)?;
         let plan = transaction.finish(Urgency::Administration)?;
@@ -237,7 +241,12 @@ impl Transaction<'_> {
                 break;
             }
             next = version.parent;
-            version.allocated = version.allocated.saturating_sub(data);
+            let Some(left) = version.allocated.checked_sub(data) else {
+                let what =
+                    format_args!("checkpoint {id} counts {} blocks and loses {data}", version.allocated);
+                return Err(Stop::Failed(contradiction(what)));
+            };
+            version.allocated = left;
             self.put(id, &Record::Version(version))?;
         }
         Ok(())
@@ -256,7 +265,9 @@ impl Transaction<'_> {
             }
             let mut record = self.version(parent)?;
             record.children = children;
-            record.child_count -= u64::from(child == ObjectId::NONE);
+            if child == ObjectId::NONE {
+                record.child_count = one_less(record.child_count, parent, "child")?;
+            }
             let now_ready =
                 record.kind == VersionKind::Hidden && record.child_count == 1 && child == ObjectId::NONE;
             self.put(parent, &Record::Version(record))?;
@@ -332,7 +343,7 @@ impl Transaction<'_> {
     /// One volume or timeline less needs this timeline.
     fn dereference(&mut self, id: ObjectId) -> Step<()> {
         let mut timeline = self.timeline(id)?;
-        timeline.references -= 1;
+        timeline.references = one_less(timeline.references, id, "reference")?;
         let unused = timeline.references == 0;
         self.put(id, &Record::Timeline(timeline))?;
         if unused {

@@ -8,6 +8,7 @@
 //! allocated blocks below it, which is how free space is found.
 
 use crate::cache::{LEVELS, Tree};
+use crate::contradiction::contradiction;
 use crate::device::{BLOCK_SIZE, Block};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
@@ -72,14 +73,15 @@ pub(crate) fn list_push(block: &mut Block, run: Run) -> bool {
     true
 }
 
-/// Sets or clears the bits of a run within one chunk, all of which must be the other way.
-fn flip(block: &mut Block, run: Run, allocated: bool) {
+/// Sets or clears the bits of a run within one chunk; false where not all were the other way.
+fn flip(block: &mut Block, run: Run, allocated: bool) -> bool {
     let first = run.address.block() % CHUNK_BLOCKS;
-    for bit in first..first + run.blocks {
+    (first..first + run.blocks).fold(true, |all, bit| {
         let (byte, mask) = ((bit / 8) as usize, 1u8 << (bit % 8));
-        assert!((block[byte] & mask != 0) != allocated, "{} is in the free map already", run.address);
+        let other = (block[byte] & mask != 0) != allocated;
         block[byte] ^= mask;
-    }
+        all && other
+    })
 }
 
 /// Whether a block is allocated according to its chunk's bitmap; a hole of the map is all free.
@@ -92,9 +94,14 @@ impl Engine {
     /// Enters a run, within one chunk, into the map.
     pub(crate) fn map_run(&mut self, run: Run, allocated: bool) {
         let index = chunk_index(run.address);
+        let witness = self.forest.witness.clone();
         self.map = self.forest.update_content(Tree::Map, self.map, index, &mut |block, count| {
-            flip(block, run, allocated);
-            ChangeId(if allocated { count.0 + run.blocks } else { count.0 - run.blocks })
+            let now = if allocated { "allocated" } else { "free" };
+            witness.demand(flip(block, run, allocated), format_args!("{} is {now} already", run.address));
+            ChangeId(match allocated {
+                true => count.0.saturating_add(run.blocks),
+                false => witness.subtract(count.0, run.blocks, "a chunk of the free map"),
+            })
         });
     }
 
@@ -106,7 +113,8 @@ impl Engine {
         }
         let position = self.forest.space.freed.next;
         self.forest.space.freed.next += 1;
-        assert!(self.list_push(position, run), "a new list block has room");
+        let pushed = self.list_push(position, run);
+        self.forest.witness.demand(pushed, format_args!("list {position} of freed extents is there already"));
     }
 
     /// Whether more may be added to the last block of the queue: not to what is being swept, nor to what a
@@ -130,11 +138,16 @@ impl Engine {
     /// The extents in one block of the queue.
     pub(crate) fn listed(&self, position: u64) -> Step<Vec<Run>> {
         let content = self.forest.content(&self.map, list_index(position))?;
-        match content.and_then(list_extents) {
-            Some(extents) => Ok(extents.collect()),
-            None => {
-                let message = "a list of freed blocks cannot be read; run pool.check";
-                Err(Stop::Failed(Error::new(ErrorKind::Corrupt, message)))
+        let Some(extents) = content.and_then(list_extents) else {
+            let message = "a list of freed blocks cannot be read; run pool.check";
+            return Err(Stop::Failed(Error::new(ErrorKind::Corrupt, message)));
+        };
+        let extents: Vec<Run> = extents.collect();
+        match extents.iter().find(|&&run| run.blocks == 0 || !self.forest.space.is_usable(run)) {
+            None => Ok(extents),
+            Some(run) => {
+                let what = format_args!("list {position} of freed extents names {}", run.address);
+                Err(Stop::Failed(contradiction(what)))
             }
         }
     }
@@ -214,7 +227,10 @@ impl Engine {
     fn take_from_chunk(&mut self, purpose: Purpose, member: usize, block: u64) -> Step<Option<u64>> {
         let index = chunk_index(Address::new(member, block));
         let bits = self.forest.content(&self.superblock.map, index)?;
-        let end = ((block / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS).min(self.forest.space.members[member]);
+        // Whatever the map says, superblocks and log are nobody's to take.
+        let usable = self.forest.space.usable(member);
+        let end = ((block / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS).min(usable.end);
+        let block = block.max(usable.start);
         let (mut at, mut left) = (block, self.forest.space.window_size());
         let mut runs: Vec<Run> = Vec::new();
         while at < end && left > 0 {
@@ -250,7 +266,7 @@ impl Engine {
         let freed = self.forest.space.freed;
         for run in self.listed_in(freed.first..freed.sweeping)? {
             if run.address.0 >= freed.cursor {
-                self.forest.space.sweeping.insert(run);
+                self.forest.space.sweep(run);
             }
         }
         Ok(())

@@ -1,20 +1,24 @@
 //! The index of names: linear hashing over blocks of the object table, one bucket split at a time, so that
 //! it grows with the number of names and no single operation ever rebuilds it.
 
+use crate::contradiction::contradiction;
 use crate::device::{BLOCK_SIZE, Block};
 use crate::error::{Error, ErrorKind};
-use crate::forest::{Step, Stop};
-use crate::format::object::Record;
-use crate::transaction::Transaction;
+use crate::forest::{Step, Stop, TREE_BLOCKS};
+use crate::format::object::{ROOT_OBJECT, Record};
+use crate::transaction::{Transaction, one_less};
 use crate::types::{BlockIndex, Name, ObjectId};
 use alloc::vec::Vec;
 use twox_hash::XxHash64;
 
-/// Where buckets start in the object table; records lie below.
+/// Where buckets start in the object table, and how many there can be; records lie below.
 pub(crate) const BUCKETS_START: u64 = 1 << 34;
+pub(crate) const BUCKETS_MAX: u64 = TREE_BLOCKS - BUCKETS_START;
 const ENTRY_SIZE: usize = 16;
+/// Buckets split for one name, at most.
+const SPLITS_MAX: usize = 1024;
 /// Entries a bucket holds; it is split from half of that on, on average.
-const BUCKET_ENTRIES: u64 = (BLOCK_SIZE / ENTRY_SIZE) as u64;
+pub(crate) const BUCKET_ENTRIES: u64 = (BLOCK_SIZE / ENTRY_SIZE) as u64;
 
 /// A place in a name space: volumes lie in that of `ObjectId::NONE`, points in their volume's.
 #[derive(Clone, Copy, Debug)]
@@ -86,10 +90,17 @@ impl Transaction<'_> {
     /// Adds a name that is not there yet.
     pub(crate) fn add_name(&mut self, key: Key<'_>, id: ObjectId) -> Step<()> {
         let mut root = self.root()?;
+        // One split a name keeps all buckets half empty.
+        if root.index_entries * 2 > root.index_buckets * BUCKET_ENTRIES {
+            let (entries, buckets) = (root.index_entries, root.index_buckets);
+            let what = format_args!("{entries} names are in {buckets} buckets");
+            return Err(Stop::Failed(contradiction(what)));
+        }
         root.index_entries += 1;
         root.index_buckets = root.index_buckets.max(1);
         self.set_root(root)?;
         let hash = key.hash();
+        let mut splits = 0;
         loop {
             let root = self.root()?;
             let crowded = root.index_entries * 2 > root.index_buckets * BUCKET_ENTRIES;
@@ -102,7 +113,8 @@ impl Transaction<'_> {
             }
             // One bucket is full though all are half empty on average: splitting gets to it in time, unless
             // somebody chose the names so that it never does.
-            if root.index_buckets > root.index_entries + 64 {
+            splits += 1;
+            if root.index_buckets > root.index_entries + 64 || splits > SPLITS_MAX {
                 let crowded = format_args!("too many names hash like {}; choose another name", key.name);
                 return Err(Stop::Failed(Error::new(ErrorKind::Limit, crowded)));
             }
@@ -121,7 +133,7 @@ impl Transaction<'_> {
             return Err(Stop::Failed(Error::new(ErrorKind::Corrupt, lost)));
         };
         set_entry(self.write(bucket)?, at, 0, ObjectId::NONE);
-        root.index_entries -= 1;
+        root.index_entries = one_less(root.index_entries, ROOT_OBJECT, "name")?;
         self.set_root(root)
     }
 
@@ -137,6 +149,10 @@ impl Transaction<'_> {
     /// Adds one bucket and moves into it what belongs there.
     fn split_bucket(&mut self) -> Step<()> {
         let mut root = self.root()?;
+        if root.index_buckets >= BUCKETS_MAX {
+            let full = "the pool holds as many names as it can; delete some";
+            return Err(Stop::Failed(Error::new(ErrorKind::Limit, full)));
+        }
         let from = bucket_of(root.index_buckets, root.index_buckets);
         root.index_buckets += 1;
         let (to, buckets) = (root.index_buckets - 1, root.index_buckets);

@@ -5,10 +5,11 @@
 //! ends with a durable commit and a new log generation, and may be cut off at any point.
 
 use crate::commit::superblock_places;
+use crate::contradiction::contradiction;
 use crate::device::{BlockDevice, Geometry};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::journal::{Body, Header, LogRecord, Run};
+use crate::format::journal::{Body, Header, LogRecord};
 use crate::format::owner::{Mark, OWNER_BLOCKS};
 use crate::format::pointer::{Checksummer, zeroed_block};
 use crate::format::superblock::{Defect, FreedQueue, LogPosition, SLOTS, SUPERBLOCK_SIZE, Superblock};
@@ -22,6 +23,9 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
+
+/// What a disk is whose superblock verifies and cannot be true.
+const CONTRADICTORY: &str = "a pool member whose superblocks contradict themselves";
 
 /// Blocks at each end of a disk that must be zero for it to count as blank.
 const BLANK_BLOCKS: u64 = 256;
@@ -77,6 +81,7 @@ pub async fn probe<D: BlockDevice>(device: &D) -> Result<Probe> {
         None => match defect {
             Some(Defect::Damaged) => Probe::Foreign("a pool member whose superblocks are damaged".into()),
             Some(Defect::Unknown) => Probe::Foreign("a pool member of a later version of Datum".into()),
+            Some(Defect::Contradictory) => Probe::Foreign(CONTRADICTORY.into()),
             _ if is_blank(device, blocks).await? => Probe::Blank,
             _ => Probe::Foreign("not empty, and not Datum's".into()),
         },
@@ -118,7 +123,8 @@ pub(crate) async fn newest_superblock<D: BlockDevice>(
             Ok(found) if newest.as_ref().is_none_or(|n| n.commit < found.commit) => newest = Some(found),
             Ok(_) => {}
             Err(Defect::NotDatum) => {}
-            Err(defect) => worst = Some(defect),
+            Err(defect) if worst != Some(Defect::Contradictory) => worst = Some(defect),
+            Err(_) => {}
         }
     }
     match unread {
@@ -197,22 +203,12 @@ fn first_superblock(new: &NewPool, members: &[u64]) -> Superblock {
     }
 }
 
-/// The runs that superblocks, marks and log take, which the free map shows as allocated.
-pub(crate) fn system_runs(superblock: &Superblock) -> Vec<Run> {
-    let mut runs = Vec::new();
-    for (member, &blocks) in superblock.members.iter().enumerate() {
-        let first = if member == 0 { superblock.log_first + superblock.log_blocks } else { SLOTS };
-        runs.push(Run { address: Address::new(member, 0), blocks: first });
-        runs.push(Run { address: Address::new(member, blocks - SLOTS), blocks: SLOTS });
-    }
-    runs
-}
-
 impl Engine {
     fn lay_out(&mut self, superblock: &Superblock) {
-        for run in system_runs(superblock) {
-            self.forest.space.taken.insert(run);
-            self.forest.space.allocated.insert(run);
+        let space = &mut self.forest.space;
+        for run in superblock.system_runs() {
+            let new = space.taken.insert(run) && space.allocated.insert(run);
+            self.forest.witness.demand(new, "the places of superblocks, marks and log overlap");
         }
     }
 }
@@ -302,6 +298,10 @@ async fn assemble<D: BlockDevice>(devices: Vec<D>) -> Result<(Vec<D>, Superblock
             return refuse(format_args!("disk {name} is too small to be a member; attach the right disk"));
         }
         match newest_superblock(&device).await? {
+            // An older one may be sound; to go back to it would lose what was acknowledged since.
+            (_, Some(Defect::Contradictory)) => {
+                return refuse(format_args!("disk {name} is {CONTRADICTORY}; restore the disk"));
+            }
             (Some(superblock), _) => found.push((device, superblock)),
             (None, Some(Defect::Unknown)) => {
                 return refuse(format_args!(
@@ -388,7 +388,7 @@ async fn replay<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Result<Option<Error>> {
             )));
             break;
         }
-        log.claim(&record);
+        log.claim(&record)?;
         (at, valid, last) = (next, valid + 1, Some((at, record)));
     }
     if loss.is_none() {
@@ -483,13 +483,19 @@ impl<D: BlockDevice> Log<'_, D> {
         Ok(None)
     }
 
-    fn claim(&self, record: &LogRecord) {
-        let mut engine = self.shell.engine.borrow_mut();
+    fn claim(&self, record: &LogRecord) -> Result<()> {
+        let space = &mut self.shell.engine.borrow_mut().forest.space;
         for operation in &record.operations {
-            if let Body::Write { runs, .. } = &operation.body {
-                runs.iter().for_each(|&run| engine.forest.space.claim(run));
+            let Body::Write { runs, .. } = &operation.body else { continue };
+            for &run in runs {
+                if !space.is_usable(run) {
+                    let sequence = record.header.sequence;
+                    return Err(contradiction(format_args!("log record {sequence} names {}", run.address)));
+                }
+                space.claim(run);
             }
         }
+        Ok(())
     }
 
     async fn data_verifies(&self, record: &LogRecord) -> Result<bool> {
@@ -515,12 +521,15 @@ impl<D: BlockDevice> Log<'_, D> {
 
     async fn apply(&self, record: &LogRecord) -> Result<()> {
         for operation in &record.operations {
-            let replayed = self.shell.run(|engine| engine.apply(operation)).await;
+            let replay = |engine: &mut Engine| {
+                engine.apply(operation)?;
+                if let Body::Write { runs, .. } = &operation.body {
+                    runs.iter().for_each(|&run| engine.forest.space.install_claimed(run));
+                }
+                Ok(())
+            };
+            let replayed = self.shell.run(replay).await;
             replayed.map_err(|e| e.observed(format!("replaying log record {}", record.header.sequence)))?;
-            let mut engine = self.shell.engine.borrow_mut();
-            if let Body::Write { runs, .. } = &operation.body {
-                runs.iter().for_each(|&run| engine.forest.space.install_claimed(run));
-            }
         }
         self.shell.engine.borrow_mut().counters.replayed_records += 1;
         Ok(())

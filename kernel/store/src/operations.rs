@@ -1,6 +1,7 @@
 //! Administrative operations on the object table. Each takes names that were already resolved to objects and
 //! does the same thing live and in a replay.
 
+use crate::contradiction::contradiction;
 use crate::engine::{Applied, Head};
 use crate::error::{Error, ErrorKind};
 use crate::forest::{Step, Stop};
@@ -142,7 +143,7 @@ impl Transaction<'_> {
         line: TimelineId,
         time: u64,
     ) -> Step<ObjectId> {
-        let source = self.version(checkpoint)?;
+        let source = self.checkpoint_version(checkpoint)?;
         let volume = self.volume(source.volume)?;
         let mut parent = self.timeline(volume.timeline)?;
         if parent.depth as usize >= CLONE_DEPTH_MAX {
@@ -258,9 +259,17 @@ impl Transaction<'_> {
         self.put(id, &Record::Timeline(timeline))
     }
 
+    fn checkpoint_version(&mut self, id: ObjectId) -> Step<VersionRecord> {
+        let version = self.version(id)?;
+        match version.kind {
+            VersionKind::Checkpoint => Ok(version),
+            kind => Err(Stop::Failed(contradiction(format_args!("checkpoint {id} is a {kind:?}")))),
+        }
+    }
+
     /// A checkpoint loses its name and waits for its release.
     pub(crate) fn hide(&mut self, checkpoint: ObjectId) -> Step<ObjectId> {
-        let version = self.version(checkpoint)?;
+        let version = self.checkpoint_version(checkpoint)?;
         if let Some(name) = &version.name {
             self.remove_name(Key { owner: version.volume, name }, checkpoint)?;
         }

@@ -227,7 +227,7 @@ impl<D: BlockDevice> Pool<D> {
                 .map(|(member, (device, &blocks))| MemberInfo {
                     name: device.name().to_string(),
                     size: blocks * block,
-                    allocated_bytes: engine.member_allocated(member) * block,
+                    allocated_bytes: engine.member_allocated(member).saturating_mul(block),
                 })
                 .collect(),
             total_bytes: space.total() * block,

@@ -156,7 +156,10 @@ impl<D: BlockDevice> Shell<D> {
         let building = loop {
             match self.run(start).await? {
                 Some(building) => break building,
-                None => self.changed.until(|| self.engine.borrow().building.is_none()).await,
+                None => {
+                    let free = |engine: &Engine| engine.building.is_none() || engine.failed.is_some();
+                    self.changed.until(|| free(&self.engine.borrow())).await;
+                }
             }
         };
         let _abandon = Deferred::new(|| {

@@ -34,45 +34,55 @@ impl RunSet {
         self.runs.is_empty()
     }
 
-    /// Adds blocks, none of which may be in the set yet.
-    pub(crate) fn insert(&mut self, run: Run) {
+    /// Adds blocks, none of which may be in the set yet. False, and not all are added, where one is.
+    #[must_use]
+    pub(crate) fn insert(&mut self, run: Run) -> bool {
         let (mut start, end) = (run.address.0, run.address.0 + run.blocks);
         while start < end {
             let stop = end.min((start | (self.boundary - 1)) + 1);
-            self.insert_within(start, stop - start);
+            if !self.insert_within(start, stop - start) {
+                return false;
+            }
             start = stop;
         }
+        true
     }
 
-    fn insert_within(&mut self, mut start: u64, mut length: u64) {
+    fn insert_within(&mut self, mut start: u64, mut length: u64) -> bool {
+        let last = Address(start + length - 1);
+        if self.next_from(start).is_some_and(|run| run.address <= last) {
+            return false;
+        }
         self.blocks += length;
-        if let Some((&before, &blocks)) = self.runs.range(..start).next_back() {
-            assert!(before + blocks <= start, "block {start:#x} is in the set already");
-            if before + blocks == start && start & (self.boundary - 1) != 0 {
-                self.runs.remove(&before);
-                (start, length) = (before, blocks + length);
-            }
+        if let Some((&before, &blocks)) = self.runs.range(..start).next_back()
+            && before + blocks == start
+            && start & (self.boundary - 1) != 0
+        {
+            self.runs.remove(&before);
+            (start, length) = (before, blocks + length);
         }
         let end = start + length;
-        if let Some((&after, &blocks)) = self.runs.range(start..).next() {
-            assert!(after >= end, "block {after:#x} is in the set already");
-            if after == end && end & (self.boundary - 1) != 0 {
-                self.runs.remove(&after);
-                length += blocks;
-            }
+        if let Some((&after, &blocks)) = self.runs.range(start..).next()
+            && after == end
+            && end & (self.boundary - 1) != 0
+        {
+            self.runs.remove(&after);
+            length += blocks;
         }
         self.runs.insert(start, length);
+        true
     }
 
-    /// Takes blocks out, all of which must be in the set.
-    pub(crate) fn remove(&mut self, run: Run) {
+    /// Takes blocks out, all of which must be in the set. False, and not all are taken out, where one is not.
+    #[must_use]
+    pub(crate) fn remove(&mut self, run: Run) -> bool {
         let (mut start, end) = (run.address.0, run.address.0 + run.blocks);
         while start < end {
-            let Some((&first, &blocks)) = self.runs.range(..=start).next_back() else {
-                panic!("block {start:#x} is not in the set");
-            };
+            let Some((&first, &blocks)) = self.runs.range(..=start).next_back() else { return false };
             let stop = end.min(first + blocks);
-            assert!(stop > start, "block {start:#x} is not in the set");
+            if stop <= start {
+                return false;
+            }
             self.runs.remove(&first);
             if first < start {
                 self.runs.insert(first, start - first);
@@ -83,6 +93,7 @@ impl RunSet {
             self.blocks -= stop - start;
             start = stop;
         }
+        true
     }
 
     /// The first run that reaches past `address`.
@@ -93,10 +104,6 @@ impl RunSet {
             return Some(Run { address: Address(start), blocks });
         }
         self.runs.range(address..).next().map(|(&start, &blocks)| Run { address: Address(start), blocks })
-    }
-
-    pub(crate) fn contains(&self, address: Address) -> bool {
-        self.next_from(address.0).is_some_and(|run| run.address <= address)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Run> + '_ {
@@ -127,15 +134,27 @@ mod tests {
     #[test]
     fn joins_within_a_chunk_only() {
         let mut set = RunSet::new(16);
-        set.insert(run(1, 2));
-        set.insert(run(5, 1));
-        set.insert(run(3, 2));
+        assert!(set.insert(run(1, 2)) && set.insert(run(5, 1)) && set.insert(run(3, 2)));
         assert_eq!(set.iter().collect::<alloc::vec::Vec<_>>(), [run(1, 5)]);
-        set.insert(run(6, 20));
+        assert!(set.insert(run(6, 20)));
         assert_eq!(set.iter().collect::<alloc::vec::Vec<_>>(), [run(1, 15), run(16, 10)]);
-        set.remove(run(14, 4));
+        assert!(set.remove(run(14, 4)));
         assert_eq!(set.iter().collect::<alloc::vec::Vec<_>>(), [run(1, 13), run(18, 8)]);
         assert_eq!(set.blocks(), 21);
-        assert!(set.contains(Address(13)) && !set.contains(Address(14)));
+        assert_eq!([13, 14].map(|at| set.next_from(at)), [Some(run(1, 13)), Some(run(18, 8))]);
+    }
+
+    #[test]
+    fn nothing_is_in_it_twice() {
+        let mut set = RunSet::new(16);
+        assert!(set.insert(run(4, 4)));
+        let before: alloc::vec::Vec<_> = set.iter().collect();
+        for (start, blocks) in [(4, 4), (3, 2), (7, 1), (7, 3), (5, 1), (0, 12)] {
+            assert!(!set.insert(run(start, blocks)), "{start} and {blocks} on");
+        }
+        for (start, blocks) in [(3, 1), (8, 1), (0, 2)] {
+            assert!(!set.remove(run(start, blocks)), "{start} and {blocks} on");
+        }
+        assert_eq!((set.iter().collect::<alloc::vec::Vec<_>>(), set.blocks()), (before, 4));
     }
 }

@@ -80,6 +80,7 @@ impl<D: BlockDevice> Shell<D> {
     /// there now.
     pub(crate) async fn attempt<T>(&self, step: impl FnOnce(&mut Engine) -> Step<T>) -> Result<Option<T>> {
         let outcome = step(&mut self.engine.borrow_mut());
+        self.heed_contradictions()?;
         match outcome {
             Ok(value) => return Ok(Some(value)),
             Err(Stop::Miss(pointers)) => self.load_all(&pointers).await?,
@@ -87,6 +88,12 @@ impl<D: BlockDevice> Shell<D> {
             Err(Stop::Failed(error)) => return Err(error),
         }
         Ok(None)
+    }
+
+    /// Stops the pool where steps so far have met what cannot be: nothing of it may reach the disks.
+    pub(crate) fn heed_contradictions(&self) -> Result<()> {
+        let noted = self.engine.borrow().forest.witness.take();
+        noted.map_or(Ok(()), |error| Err(self.latch(&error)))
     }
 
     /// Keeps what this reader may look up from being reused while the guard lives. To be called in the same
@@ -217,7 +224,9 @@ impl<D: BlockDevice> Shell<D> {
     /// Stops acknowledging anything, for good: what could not be made durable must not look as if it were.
     pub(crate) fn latch(&self, cause: &Error) -> Error {
         let mut engine = self.engine.borrow_mut();
-        let message = format_args!("the pool went read-only: {}; then open it again", cause.message());
+        // Damage does not go away by opening it again.
+        let then = if cause.kind() == ErrorKind::Corrupt { "" } else { "; then open it again" };
+        let message = format_args!("the pool went read-only: {}{then}", cause.message());
         let mut error = Error::new(ErrorKind::ReadOnly, message);
         for observation in cause.observations() {
             error = error.observed(observation);

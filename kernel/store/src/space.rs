@@ -5,13 +5,15 @@
 //! block passes through `fresh` (since the freeze), the queue of freed extents (durably listed, not in memory) and
 //! `sweeping` (being returned to the map), and only then can be taken again.
 
+use crate::contradiction::Witness;
 use crate::format::Address;
 use crate::format::journal::Run;
-use crate::format::superblock::FreedQueue;
+use crate::format::superblock::{FreedQueue, Superblock};
 use crate::limits::{MEMBERS_MAX, WINDOW_BLOCKS_MAX};
 use crate::runs::RunSet;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Blocks that one block of the free map describes, a bit each.
 pub(crate) const CHUNK_BLOCKS: u64 = 32_768;
@@ -66,12 +68,18 @@ pub(crate) struct Space {
     reserve: u64,
     /// A replay takes what it needs, from the reserve too: no commit could make space for it.
     pub(crate) replaying: bool,
+    /// Blocks of each member that anything but superblocks, marks and log can lie in.
+    usable: Vec<Range<u64>>,
+    witness: Witness,
 }
 
 impl Space {
-    pub(crate) fn new(members: Vec<u64>, mapped: u64, freed: FreedQueue) -> Self {
+    pub(crate) fn new(superblock: &Superblock, witness: Witness) -> Self {
+        let members = superblock.members.clone();
         let total: u64 = members.iter().sum();
         Self {
+            usable: (0..members.len()).map(|member| superblock.usable(member)).collect(),
+            witness,
             members,
             windows: Default::default(),
             rotors: Default::default(),
@@ -80,9 +88,9 @@ impl Space {
             allocated: RunSet::new(CHUNK_BLOCKS),
             settling: Vec::new(),
             fresh: RunSet::new(CHUNK_BLOCKS),
-            freed,
+            freed: superblock.freed,
             sweeping: RunSet::new(CHUNK_BLOCKS),
-            mapped,
+            mapped: superblock.map.change.0,
             // Enough for several commits and a release on the smallest pool, and never a burden on a large one.
             reserve: (total / 16).clamp(512, 32_768),
             replaying: false,
@@ -100,7 +108,8 @@ impl Space {
 
     /// Blocks that can be taken now.
     pub(crate) fn free(&self) -> u64 {
-        self.total().saturating_sub(self.mapped + self.allocated.blocks() + self.reserved)
+        let taken = self.mapped.saturating_add(self.allocated.blocks()).saturating_add(self.reserved);
+        self.total().saturating_sub(taken)
     }
 
     /// Blocks freed and not yet back in the map.
@@ -133,7 +142,8 @@ impl Space {
 
     /// Adds free blocks found in the map to a window.
     pub(crate) fn add_window(&mut self, purpose: Purpose, run: Run) {
-        self.taken.insert(run);
+        let free = self.taken.insert(run);
+        self.witness.demand(free, format_args!("{} is free and taken", run.address));
         self.windows[purpose as usize].push_back(run);
     }
 
@@ -141,8 +151,13 @@ impl Space {
     pub(crate) fn take_node(&mut self) -> Address {
         let run = self.take(Purpose::Metadata, 1).or_else(|| self.take(Purpose::Data, 1));
         let Some(run) = run else { panic!("a tree update took more blocks than it had counted") };
-        self.allocated.insert(run);
+        self.note_allocated(run);
         run.address
+    }
+
+    fn note_allocated(&mut self, run: Run) {
+        let new = self.allocated.insert(run);
+        self.witness.demand(new, format_args!("{} becomes part of two trees", run.address));
     }
 
     fn take(&mut self, purpose: Purpose, at_most: u64) -> Option<Run> {
@@ -187,24 +202,33 @@ impl Space {
     /// A reserved run has become part of a tree.
     pub(crate) fn install(&mut self, run: Run) {
         self.reserved -= run.blocks;
-        self.allocated.insert(run);
+        self.note_allocated(run);
+    }
+
+    /// Whether all of a run can be part of a tree: it is on a member, and no superblock, mark or log.
+    pub(crate) fn is_usable(&self, run: Run) -> bool {
+        let end = run.address.block().checked_add(run.blocks);
+        let usable = self.usable.get(run.address.member());
+        usable.zip(end).is_some_and(|(usable, end)| usable.start <= run.address.block() && end <= usable.end)
+    }
+
+    /// Blocks of a member that can be part of a tree.
+    pub(crate) fn usable(&self, member: usize) -> Range<u64> {
+        self.usable[member].clone()
     }
 
     /// Takes named blocks out of everyone's reach before a replay, which installs them.
     pub(crate) fn claim(&mut self, run: Run) {
         for block in 0..run.blocks {
             let one = Run { address: Address(run.address.0 + block), blocks: 1 };
-            if !self.taken.contains(one.address) {
-                self.taken.insert(one);
-                self.reserved += 1;
-            }
+            self.reserved += u64::from(self.taken.insert(one));
         }
     }
 
     /// A claimed run has become part of a tree.
     pub(crate) fn install_claimed(&mut self, run: Run) {
-        self.reserved -= run.blocks;
-        self.allocated.insert(run);
+        self.reserved = self.witness.subtract(self.reserved, run.blocks, "what the log claims");
+        self.note_allocated(run);
     }
 
     /// Claims of a replay that no tree took up in the end are free again.
@@ -212,12 +236,31 @@ impl Space {
         self.taken.clear();
         self.reserved = 0;
         let held: Vec<Run> = self.allocated.iter().chain(self.windows.iter().flatten().copied()).collect();
-        held.into_iter().for_each(|run| self.taken.insert(run));
+        for run in held {
+            let once = self.taken.insert(run);
+            self.witness.demand(once, format_args!("{} is held twice", run.address));
+        }
     }
 
     /// Frees blocks that no live version needs any more.
     pub(crate) fn free_run(&mut self, run: Run) {
-        self.fresh.insert(run);
+        if !self.is_usable(run) {
+            return self.witness.note(format_args!("{} is freed and cannot be in use", run.address));
+        }
+        let new = self.fresh.insert(run);
+        self.witness.demand(new, format_args!("{} is freed twice", run.address));
+    }
+
+    /// Freed extents are to be returned to the map.
+    pub(crate) fn sweep(&mut self, run: Run) {
+        let new = self.sweeping.insert(run);
+        self.witness.demand(new, format_args!("{} is listed as freed twice", run.address));
+    }
+
+    /// One of them is being returned.
+    pub(crate) fn swept(&mut self, run: Run) {
+        let was = self.sweeping.remove(run);
+        self.witness.demand(was, format_args!("{} is returned to the free map twice", run.address));
     }
 
     /// The next run to be entered into the map by a freeze.
@@ -229,7 +272,10 @@ impl Space {
 
     /// The durable map shows all that the last freeze entered.
     pub(crate) fn settled(&mut self) {
-        core::mem::take(&mut self.settling).into_iter().for_each(|run| self.taken.remove(run));
+        for run in core::mem::take(&mut self.settling) {
+            let was = self.taken.remove(run);
+            self.witness.demand(was, format_args!("{} was never taken", run.address));
+        }
     }
 
     /// A run of each window from which a commit's blocks may come.

@@ -5,6 +5,7 @@
 //! without fail.
 
 use crate::cache::Tree;
+use crate::contradiction::contradiction;
 use crate::device::Block;
 use crate::engine::{Engine, Head};
 use crate::error::{Error, ErrorKind};
@@ -15,6 +16,7 @@ use crate::format::object::{
     TimelineRecord, VersionRecord, VolumeRecord,
 };
 use crate::format::pointer::zeroed_block;
+use crate::names::BUCKETS_START;
 use crate::space::Urgency;
 use crate::types::{BlockIndex, ChangeId, Epoch, ObjectId};
 use alloc::collections::BTreeMap;
@@ -66,6 +68,13 @@ fn link_of(record: &mut Record, chain: Chain) -> Option<&mut Link> {
         (Record::Incarnation(i), Chain::Member) => Some(&mut i.link),
         _ => None,
     }
+}
+
+/// One less of something that records count.
+pub(crate) fn one_less(count: u64, id: ObjectId, what: &str) -> Step<u64> {
+    let none_left =
+        || Stop::Failed(contradiction(format_args!("object {id} counts no {what} and loses one")));
+    count.checked_sub(1).ok_or_else(none_left)
 }
 
 pub(crate) fn record_place(id: ObjectId) -> (BlockIndex, usize) {
@@ -132,6 +141,9 @@ impl<'a> Transaction<'a> {
     /// A record, or `None` where the place is empty.
     pub(crate) fn find_record(&mut self, id: ObjectId) -> Step<Option<Record>> {
         let (index, at) = record_place(id);
+        if index.0 >= BUCKETS_START {
+            return Err(Stop::Failed(contradiction(format_args!("something names object {id}"))));
+        }
         let Some(block) = self.read(index)? else { return Ok(None) };
         let bytes = &block[at..at + RECORD_SIZE];
         if bytes[0] == 0 {
@@ -300,7 +312,35 @@ impl<'a> Transaction<'a> {
 
     /// The id after `id` in its list.
     pub(crate) fn next(&mut self, id: ObjectId) -> Step<ObjectId> {
-        self.link(Chain::Member, id).map(|link| link.next)
+        self.next_in(Chain::Member, id)
+    }
+
+    /// The same in a list of this kind. Neighbours that name each other make no circle, so that whoever starts
+    /// at a list's first comes to its end.
+    pub(crate) fn next_in(&mut self, chain: Chain, id: ObjectId) -> Step<ObjectId> {
+        let next = self.link(chain, id)?.next;
+        match next.some() {
+            Some(next) => self.neighbour(chain, next, id),
+            None => Ok(next),
+        }
+    }
+
+    /// The first of a list.
+    pub(crate) fn first_in(&mut self, chain: Chain, list: List) -> Step<ObjectId> {
+        match list.first.some() {
+            Some(first) => self.neighbour(chain, first, ObjectId::NONE),
+            None => Ok(list.first),
+        }
+    }
+
+    /// `id`, which must follow `previous`.
+    fn neighbour(&mut self, chain: Chain, id: ObjectId, previous: ObjectId) -> Step<ObjectId> {
+        let named = self.link(chain, id)?.previous;
+        if named != previous {
+            let what = format_args!("object {id} follows {previous} in a list and names {named}");
+            return Err(Stop::Failed(contradiction(what)));
+        }
+        Ok(id)
     }
 
     /// Makes sure that the change can be applied, and ends the transaction.

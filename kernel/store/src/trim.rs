@@ -3,7 +3,7 @@
 //! A short range is freed on the spot. From a long one whole subtrees are cut off and handed to a drop job as
 //! a tree of their own, of the same shape, so that a trim of terabytes costs two paths.
 
-use crate::cache::{LEVELS, Tree};
+use crate::cache::{Entry, LEVELS, Tree};
 use crate::forest::{Forest, Step, TREE_BLOCKS, slots, span};
 use crate::format::object::Bound;
 use crate::format::pointer::pointer_at;
@@ -154,10 +154,11 @@ impl Forest {
             trim.removed += 1;
         } else {
             for slot in 0..NODE_FANOUT {
-                let Some(entry) = self.cache.get(pointer.address) else {
-                    panic!("{} is trimmed without having been prepared", pointer.address);
+                let Some(block) = self.cache.get(pointer.address).and_then(Entry::block_if_there) else {
+                    self.witness.note(format_args!("{} is in two places of a tree", pointer.address));
+                    return;
                 };
-                let child = pointer_at(entry.block(), slot);
+                let child = pointer_at(block, slot);
                 if !child.is_hole() {
                     self.free_subtree(&child, level - 1, base + slot as u64 * span(level - 1), trim);
                 }

@@ -147,7 +147,7 @@ impl<'a, D: BlockDevice> Checker<'a, D> {
         let root = self.read_objects().await?;
         self.check_version_tree(&root);
         let stretches = self.stretches().await;
-        self.to_meet = self.superblock.map.change.0 * stretches.len() as u64;
+        self.to_meet = self.superblock.map.change.0.saturating_mul(stretches.len() as u64);
         for (n, stretch) in stretches.into_iter().enumerate() {
             self.marks.cover(stretch);
             self.mark_system();

@@ -14,7 +14,7 @@ use crate::format::superblock::{SUPERBLOCK_SIZE, Superblock};
 use crate::format::{Address, NODE_FANOUT, Pointer};
 use crate::names::{BUCKETS_START, bucket_names};
 use crate::types::{BlockIndex, Epoch, ObjectId};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -112,6 +112,8 @@ impl<D: BlockDevice> Checker<'_, D> {
     /// Where the object table's contents lie, in their order.
     async fn object_blocks(&mut self) -> Result<Vec<Located>, Halt> {
         let mut pointers: Vec<Located> = alloc::vec![(self.superblock.objects, 0)];
+        // The walk that follows says which block is in two places; here it would have no end.
+        let mut met = BTreeSet::new();
         for level in (1..=LEVELS).rev() {
             let mut below = Vec::new();
             for group in pointers.chunks(GROUP) {
@@ -120,7 +122,7 @@ impl<D: BlockDevice> Checker<'_, D> {
                     let Some(block) = block else { continue };
                     let children = (0..NODE_FANOUT)
                         .map(|slot| (pointer_at(block, slot), base + slot as u64 * span(level - 1)));
-                    below.extend(children.filter(|(child, _)| !child.is_hole()));
+                    below.extend(children.filter(|(child, _)| !child.is_hole() && met.insert(child.address)));
                 }
                 self.breathe().await?;
             }

@@ -7,7 +7,6 @@ use crate::format::Address;
 use crate::format::journal::Run;
 use crate::limits::FINDINGS_MAX;
 use crate::map::{chunk_index, list_extents, list_index};
-use crate::open::system_runs;
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -41,7 +40,7 @@ impl<D: BlockDevice> Checker<'_, D> {
     }
 
     pub(crate) fn mark_system(&mut self) {
-        for run in system_runs(&self.superblock) {
+        for run in self.superblock.system_runs() {
             self.mark_run(run);
         }
     }

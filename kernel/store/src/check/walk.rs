@@ -91,9 +91,10 @@ impl<D: BlockDevice> Checker<'_, D> {
                 .copied()
                 .filter(|&(pointer, base)| place.owns(&pointer, level, base))
                 .collect();
-            for &(pointer, base) in &own {
-                self.meet(&pointer, base + span(level), place);
-            }
+            // What was met before is not gone down into again: a tree that joins itself would have no end.
+            let mut met = own;
+            met.retain(|&(pointer, base)| self.meet(&pointer, base + span(level), place));
+            let own = met;
             if level == 0 {
                 return self.read_content(&own, place).await;
             }
@@ -144,8 +145,8 @@ impl<D: BlockDevice> Checker<'_, D> {
         Ok(())
     }
 
-    /// Marks a block that a version calls its own.
-    fn meet(&mut self, pointer: &Pointer, end: u64, place: &Place) {
+    /// Marks a block that a version calls its own; false where something else had it already.
+    fn meet(&mut self, pointer: &Pointer, end: u64, place: &Place) -> bool {
         self.met += 1;
         let address = pointer.address;
         let exists =
@@ -154,7 +155,9 @@ impl<D: BlockDevice> Checker<'_, D> {
             self.find(format!("{} {} points to {address}, which does not exist", place.tree, place.version));
         } else if pointer.birth > place.bound.for_end(end) && !self.marks.mark(address) {
             self.find(format!("{} {}: {address} is used twice", place.tree, place.version));
+            return false;
         }
+        exists
     }
 
     fn check_node(&mut self, parent: &Pointer, below: &[Pointer], level: usize, place: &Place) {

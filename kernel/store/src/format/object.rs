@@ -6,6 +6,9 @@
 use super::codec::{Reader, Writer};
 use super::pointer::Pointer;
 use crate::device::BLOCK_SIZE;
+use crate::forest::TREE_BLOCKS;
+use crate::limits::VOLUME_SIZE_MAX;
+use crate::names::{BUCKET_ENTRIES, BUCKETS_MAX};
 use crate::types::{BlockIndex, ChangeId, Epoch, Name, ObjectId, TimelineId};
 
 /// Bytes of a record.
@@ -269,7 +272,22 @@ impl Record {
             7 => Self::Origin(OriginRecord { volume: r.name()??, checkpoint: r.name()?? }),
             _ => return None,
         };
-        r.rest_is_zero().then_some(record)
+        (r.rest_is_zero() && record.is_possible()).then_some(record)
+    }
+
+    /// Whether sizes and counts are such as any pool can have.
+    fn is_possible(&self) -> bool {
+        match self {
+            Self::Root(root) => {
+                root.index_buckets <= BUCKETS_MAX && root.index_entries <= root.index_buckets * BUCKET_ENTRIES
+            }
+            Self::Volume(volume) => volume.clock > ChangeId(0),
+            Self::Version(version) => {
+                let size = version.size <= VOLUME_SIZE_MAX && version.size.is_multiple_of(BLOCK_SIZE as u64);
+                size && version.allocated <= TREE_BLOCKS && version.cursor.0 <= TREE_BLOCKS
+            }
+            Self::Refpoint(_) | Self::Timeline(_) | Self::Incarnation(_) | Self::Origin(_) => true,
+        }
     }
 }
 
@@ -368,7 +386,7 @@ mod tests {
             children: List { first: ObjectId(4), last: ObjectId(5) },
             child_count: 2,
             root: Pointer::hole(ChangeId(7)),
-            size: 1,
+            size: 4096,
             epoch: Epoch(2),
             change: ChangeId(3),
             allocated: 4,

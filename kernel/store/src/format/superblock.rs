@@ -4,9 +4,13 @@
 //! all it names was flushed on all members before it was written.
 
 use super::codec::{Reader, Writer};
+use super::journal::Run;
+use super::owner::OWNER_BLOCKS;
+use super::pointer::Address;
 use super::pointer::{Checksummer, Pointer};
-use crate::limits::MEMBERS_MAX;
+use crate::limits::{FREED_SEGMENT_LISTS, MEMBER_BLOCKS_MIN, MEMBERS_MAX, RECORD_BLOCKS_MAX};
 use crate::types::{Epoch, Name};
+use core::ops::Range;
 
 /// Bytes of a superblock; the rest of its block is zero.
 pub(crate) const SUPERBLOCK_SIZE: usize = 512;
@@ -17,6 +21,10 @@ const CHECKSUM_PURPOSE: u64 = 0x7375_7065_7262_6c6b;
 /// Incompatible features this version knows: none yet.
 const KNOWN_INCOMPATIBLE: u64 = 0;
 const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
+/// Blocks that an address can count on a member.
+const MEMBER_BLOCKS_MAX: u64 = 1 << 56;
+/// Positions of the queue of freed extents, far beyond what can be reached.
+const POSITION_MAX: u64 = 1 << 62;
 
 /// Where the intent log goes on from a commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +87,8 @@ pub(crate) enum Defect {
     Damaged,
     /// Made by a later version with features unknown here.
     Unknown,
+    /// Whole, and what it says cannot be true together.
+    Contradictory,
 }
 
 impl Superblock {
@@ -123,7 +133,44 @@ impl Superblock {
         if decoded.features[2] & !KNOWN_INCOMPATIBLE != 0 {
             return Err(Defect::Unknown);
         }
+        if !decoded.is_possible() {
+            return Err(Defect::Contradictory);
+        }
         Ok(decoded)
+    }
+
+    /// Whether sizes, places and counts fit together.
+    fn is_possible(&self) -> bool {
+        let sizes = self.members.iter().all(|blocks| (MEMBER_BLOCKS_MIN..MEMBER_BLOCKS_MAX).contains(blocks));
+        let first = SLOTS + OWNER_BLOCKS;
+        let log_end = self.log_first.checked_add(self.log_blocks);
+        let log_fits = log_end.is_some_and(|end| end <= self.members[0].saturating_sub(SLOTS));
+        let ring = self.log_first >= first && self.log_blocks > RECORD_BLOCKS_MAX && log_fits;
+        if !sizes || !ring || self.log.block > self.log_blocks {
+            return false;
+        }
+        let total: u64 = self.members.iter().sum();
+        let FreedQueue { first, sweeping, next, waiting, .. } = self.freed;
+        // Each list takes a block, so there are fewer than blocks.
+        let queue = first <= sweeping && sweeping <= next && next - first <= total && next < POSITION_MAX;
+        queue && sweeping - first <= FREED_SEGMENT_LISTS && waiting <= total && self.map.change.0 <= total
+    }
+
+    /// Blocks of a member in which anything but superblocks, marks and log can lie.
+    pub(crate) fn usable(&self, member: usize) -> Range<u64> {
+        let first = if member == 0 { self.log_first + self.log_blocks } else { SLOTS };
+        first..self.members[member] - SLOTS
+    }
+
+    /// The runs that superblocks, marks and log take, which the free map shows as allocated.
+    pub(crate) fn system_runs(&self) -> alloc::vec::Vec<Run> {
+        let mut runs = alloc::vec::Vec::new();
+        for member in 0..self.members.len() {
+            let usable = self.usable(member);
+            runs.push(Run { address: Address::new(member, 0), blocks: usable.start });
+            runs.push(Run { address: Address::new(member, usable.end), blocks: SLOTS });
+        }
+        runs
     }
 
     fn fields(bytes: &[u8]) -> Option<Self> {
@@ -145,8 +192,7 @@ impl Superblock {
         }
         let name = core::str::from_utf8(r.bytes(usize::from(name_length))?).ok().and_then(Name::new)?;
         let counts_fit = (1..=MEMBERS_MAX).contains(&usize::from(members)) && member < members;
-        let ordered = first <= sweeping && sweeping <= next;
-        if !counts_fit || !ordered || log.block > log_blocks {
+        if !counts_fit {
             return None;
         }
         sizes.truncate(usize::from(members));
@@ -174,7 +220,6 @@ impl Superblock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Address;
     use crate::types::ChangeId;
 
     fn sample() -> Superblock {
@@ -186,10 +231,10 @@ mod tests {
             epoch: Epoch(99),
             created: 5,
             objects: Pointer { address: Address(8), birth: Epoch(1), change: ChangeId(2), checksum: 3 },
-            map: Pointer { address: Address(9), ..Pointer::default() },
+            map: Pointer { address: Address(9), change: ChangeId(500), ..Pointer::default() },
             log_generation: 4,
             log: LogPosition { block: 1, sequence: 2, chain: 3 },
-            log_first: 2,
+            log_first: 4,
             log_blocks: 256,
             freed: FreedQueue { first: 3, sweeping: 4, next: 9, waiting: 300, cursor: 12 },
             next_object: 17,
@@ -210,6 +255,32 @@ mod tests {
             let mut bad = good;
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(Superblock::decode(&bad).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_true_together_is_told_from_damage() {
+        let log = LogPosition { block: 257, ..sample().log };
+        let freed = sample().freed;
+        for impossible in [
+            Superblock { members: alloc::vec![10_000, 3], ..sample() },
+            Superblock { members: alloc::vec![10_000, u64::MAX], ..sample() },
+            Superblock { log_first: 0, ..sample() },
+            Superblock { log_first: u64::MAX - 3, ..sample() },
+            Superblock { log_blocks: 10_000, ..sample() },
+            Superblock { log_blocks: 0, log: LogPosition::default(), ..sample() },
+            Superblock { log, ..sample() },
+            Superblock { map: Pointer { change: ChangeId(30_001), ..sample().map }, ..sample() },
+            Superblock { freed: FreedQueue { first: 5, ..freed }, ..sample() },
+            Superblock { freed: FreedQueue { next: u64::MAX, ..freed }, ..sample() },
+            Superblock { freed: FreedQueue { sweeping: 100, next: 100, ..freed }, ..sample() },
+            Superblock { freed: FreedQueue { waiting: 30_001, ..freed }, ..sample() },
+        ] {
+            assert_eq!(
+                Superblock::decode(&impossible.encode()),
+                Err(Defect::Contradictory),
+                "{impossible:?}"
+            );
         }
     }
 

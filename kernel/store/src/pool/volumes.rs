@@ -2,13 +2,12 @@
 
 use super::Pool;
 use crate::catalog::Listing;
-use crate::device::{BLOCK_SIZE, BlockDevice};
-use crate::engine::Engine;
-use crate::error::{Error, ErrorKind, Result};
+use crate::device::BlockDevice;
+use crate::engine::{Engine, check_size};
+use crate::error::Result;
 use crate::forest::Step;
 use crate::format::journal::Body;
 use crate::image::Image;
-use crate::limits::VOLUME_SIZE_MAX;
 use crate::pool::Progress;
 use crate::transaction::Transaction;
 use crate::types::{Name, ObjectId, TimelineId, VolumeInfo};
@@ -177,21 +176,4 @@ impl<D: BlockDevice> Pool<D> {
         let (id, checkpoint) = self.0.run(found).await?;
         Ok(Image::new(self.0.clone(), id, checkpoint))
     }
-}
-
-fn check_size(size: u64) -> Result<()> {
-    if size > VOLUME_SIZE_MAX {
-        return Err(Error::new(
-            ErrorKind::Limit,
-            format_args!("a volume has at most 64 TiB; {size} bytes are more"),
-        ));
-    }
-    let valid =
-        (BLOCK_SIZE as u64..=VOLUME_SIZE_MAX).contains(&size) && size.is_multiple_of(BLOCK_SIZE as u64);
-    if !valid {
-        let message =
-            format_args!("a volume's size must be a multiple of 4096 bytes and not 0; {size} is not");
-        return Err(Error::new(ErrorKind::Invalid, message));
-    }
-    Ok(())
 }

@@ -3,6 +3,8 @@
 
 mod change;
 mod exercise;
+#[allow(dead_code, unreachable_pub, reason = "it is shared with the other tests")]
+#[path = "../../../src/layout.rs"]
 mod layout;
 mod sound;
 

@@ -60,7 +60,9 @@ fn make(which: usize) -> Image {
         disk.image()
     };
     let mut contents = drive(story, pool.background());
-    let metadata = layout::metadata(&mut contents).into();
+    let kinds = layout::kinds(&mut contents);
+    let metadata = kinds.into_iter().filter(|(_, kind)| *kind != layout::Kind::Data).map(|(at, _)| at);
+    let metadata: Rc<[u64]> = metadata.collect();
     Image { contents, metadata }
 }
 

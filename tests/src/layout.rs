@@ -1,12 +1,13 @@
-//! What of the format is needed to make a changed image verify again: where pointers and checksums lie, written
-//! from the format and not with the store's code.
+//! What of the format is needed to find one's way on a disk and to make a changed image verify again: where
+//! pointers and checksums lie, written from the format and not with the store's code. The fuzz targets use this
+//! file too.
 
-use crate::disk::Blocks;
-use datum_store::device::BLOCK_SIZE;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use twox_hash::XxHash64;
 
+/// Bytes in a block.
+const BLOCK_SIZE: usize = 4096;
 /// Pointers in a node.
 const FANOUT: u64 = 128;
 const POINTER_SIZE: usize = 32;
@@ -18,6 +19,10 @@ const VERSION_RECORD: u8 = 3;
 const VERSION_ROOT: usize = 135;
 /// Where name buckets follow the records.
 const BUCKETS_START: u64 = 1 << 34;
+/// Where lists of freed extents follow the bitmaps, of which each member can have so many.
+const LISTS_START: u64 = 16 << 28;
+/// Where an address has its member.
+const MEMBER_SHIFT: u32 = 56;
 /// Fields of the superblock.
 const SUPERBLOCK_MAGIC: &[u8] = b"DATUMSB\x01";
 const SUPERBLOCK_SUM: usize = 504;
@@ -37,28 +42,63 @@ const RECORD_PAYLOAD: usize = 56;
 const RECORD_HEADER: usize = 64;
 const RECORD_BLOCKS_MAX: u64 = 64;
 
-/// What a tree's content blocks are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Tree {
+/// Blocks by address: the member in the top byte, the block on it below. The rest is zero.
+pub type Blocks = BTreeMap<u64, Rc<[u8; BLOCK_SIZE]>>;
+
+/// The trees of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tree {
+    /// Records and names.
     Objects,
+    /// The free map.
     Map,
+    /// A version's contents.
     Volume,
 }
 
+/// What lies in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The newest superblock.
+    Superblock,
+    /// A record of the log since then, or a part of one.
+    Log,
+    /// A node of a tree.
+    Node(Tree),
+    /// Records of the object table.
+    Records,
+    /// A bucket of names.
+    Names,
+    /// A bitmap of the free map.
+    Bitmap,
+    /// A list of freed extents.
+    List,
+    /// A volume's data.
+    Data,
+}
+
 /// Reads a little-endian number.
-pub(crate) fn word(bytes: &[u8], at: usize) -> u64 {
+pub fn word(bytes: &[u8], at: usize) -> u64 {
     bytes[at..at + 8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-fn set_word(bytes: &mut [u8], at: usize, value: u64) {
+/// Writes one.
+pub fn set_word(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
 /// The block that holds the newest superblock, by what the slots say of themselves.
-fn newest(blocks: &Blocks) -> Option<u64> {
+pub fn newest(blocks: &Blocks) -> Option<u64> {
     let slots =
         [0, 1].into_iter().filter(|at| blocks.get(at).is_some_and(|b| b.starts_with(SUPERBLOCK_MAGIC)));
     slots.max_by_key(|at| word(&blocks[at][..], COMMIT))
+}
+
+/// A superblock of this pool with the checksum that fits it.
+pub fn seal_superblock(bytes: &mut [u8]) {
+    let seed = XxHash64::oneshot(0, &bytes[POOL..POOL + 16]);
+    let sum = XxHash64::oneshot(seed ^ u64::from_le_bytes(*b"klbrepus"), &bytes[..SUPERBLOCK_SUM]);
+    set_word(bytes, SUPERBLOCK_SUM, sum);
 }
 
 /// A walk over everything that the newest superblock names.
@@ -66,32 +106,30 @@ struct Walk<'a> {
     blocks: &'a mut Blocks,
     seed: u64,
     repair: bool,
-    seen: BTreeSet<u64>,
+    seen: BTreeMap<u64, Kind>,
 }
 
 /// Makes every checksum fit that lies on the way from the newest superblock to what it names.
-pub(crate) fn repair(blocks: &mut Blocks) {
+pub fn repair(blocks: &mut Blocks) {
     Walk::over(blocks, true);
 }
 
-/// The metadata blocks of a sound image: superblocks, log, nodes and what the pool's own trees hold.
-pub(crate) fn metadata(blocks: &mut Blocks) -> Vec<u64> {
-    Walk::over(blocks, false).into_iter().collect()
+/// What each block is that the newest superblock reaches.
+pub fn kinds(blocks: &mut Blocks) -> BTreeMap<u64, Kind> {
+    Walk::over(blocks, false)
 }
 
 impl<'a> Walk<'a> {
-    fn over(blocks: &'a mut Blocks, repair: bool) -> BTreeSet<u64> {
-        let Some(at) = newest(blocks) else { return BTreeSet::new() };
-        let superblock = blocks[&at].clone();
+    fn over(blocks: &'a mut Blocks, repair: bool) -> BTreeMap<u64, Kind> {
+        let Some(at) = newest(blocks) else { return BTreeMap::new() };
+        let mut superblock = blocks[&at].clone();
         let seed = XxHash64::oneshot(0, &superblock[POOL..POOL + 16]);
-        let mut superblock = superblock;
-        let mut walk = Self { blocks, seed, repair, seen: BTreeSet::from([at]) };
+        let mut walk = Self { blocks, seed, repair, seen: BTreeMap::from([(at, Kind::Superblock)]) };
         let bytes = Rc::make_mut(&mut superblock);
         walk.tree(bytes, OBJECTS, Tree::Objects);
         walk.tree(bytes, MAP, Tree::Map);
         walk.log(bytes);
-        let sum = walk.sum(b"klbrepus", &bytes[..SUPERBLOCK_SUM]);
-        set_word(bytes, SUPERBLOCK_SUM, sum);
+        seal_superblock(bytes);
         if repair {
             walk.blocks.insert(at, superblock);
         }
@@ -107,12 +145,8 @@ impl<'a> Walk<'a> {
         let (address, birth) = (word(holder, at), word(holder, at + 8));
         let Some(stored) = self.blocks.get(&address).filter(|_| address != 0) else { return };
         let mut block = stored.clone();
-        // A volume's data is not metadata: its blocks are as they are, and their pointers follow them.
-        let data = level == 0 && tree == Tree::Volume;
-        if !self.seen.contains(&address) {
-            if !data {
-                self.seen.insert(address);
-            }
+        // A volume's data is as it is, and its pointers follow it.
+        if self.seen.insert(address, kind(tree, level, first)).is_none() {
             let bytes = Rc::make_mut(&mut block);
             if level > 0 {
                 let width = FANOUT.pow(level - 1);
@@ -120,7 +154,7 @@ impl<'a> Walk<'a> {
                     let at = slot as usize * POINTER_SIZE;
                     self.pointer(bytes, at, level - 1, first + slot * width, tree);
                 }
-            } else if tree == Tree::Objects && first < BUCKETS_START {
+            } else if kind(tree, level, first) == Kind::Records {
                 self.records(bytes);
             }
             if self.repair {
@@ -146,7 +180,7 @@ impl<'a> Walk<'a> {
         let (ring, length) = (word(superblock, LOG_FIRST), word(superblock, LOG_BLOCKS));
         let (mut at, mut chain) = (word(superblock, LOG_BLOCK), word(superblock, LOG_CHAIN));
         while at < length {
-            let Some(first) = ring.checked_add(at) else { return };
+            let Some(first) = ring.checked_add(at).filter(|first| first >> MEMBER_SHIFT == 0) else { return };
             let Some(head) = self.blocks.get(&first).filter(|head| head.starts_with(LOG_MAGIC)) else {
                 return;
             };
@@ -159,11 +193,14 @@ impl<'a> Walk<'a> {
             let parts: Vec<_> =
                 (first..first + count).map(|at| self.blocks.get(&at).unwrap_or(&zero).clone()).collect();
             let mut record: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+            if !self.repair && word(&record, RECORD_CHAIN) != chain {
+                return;
+            }
             set_word(&mut record, RECORD_CHAIN, chain);
             set_word(&mut record, LOG_SUM, 0);
-            chain = self.sum(b"rocergol", &record);
+            chain = XxHash64::oneshot(self.seed ^ u64::from_le_bytes(*b"rocergol"), &record);
             set_word(&mut record, LOG_SUM, chain);
-            self.seen.extend(first..first + count);
+            self.seen.extend((first..first + count).map(|at| (at, Kind::Log)));
             if self.repair {
                 for (at, part) in (first..).zip(record.chunks_exact(BLOCK_SIZE)) {
                     let mut block = [0; BLOCK_SIZE];
@@ -174,8 +211,15 @@ impl<'a> Walk<'a> {
             at += count;
         }
     }
+}
 
-    fn sum(&self, purpose: &[u8; 8], bytes: &[u8]) -> u64 {
-        XxHash64::oneshot(self.seed ^ u64::from_le_bytes(*purpose), bytes)
+fn kind(tree: Tree, level: u32, first: u64) -> Kind {
+    match (tree, level) {
+        (_, 1..) => Kind::Node(tree),
+        (Tree::Objects, _) if first < BUCKETS_START => Kind::Records,
+        (Tree::Objects, _) => Kind::Names,
+        (Tree::Map, _) if first < LISTS_START => Kind::Bitmap,
+        (Tree::Map, _) => Kind::List,
+        (Tree::Volume, _) => Kind::Data,
     }
 }
