@@ -63,6 +63,13 @@ impl Entry {
     }
 }
 
+/// Where the cache has a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    at: usize,
+    address: Address,
+}
+
 /// The cache. Its capacity is kept as long as enough blocks are clean; dirty ones are bounded by the commits
 /// they cause.
 pub(crate) struct Cache {
@@ -105,10 +112,7 @@ impl Cache {
 
     #[inline]
     pub(crate) fn get(&self, address: Address) -> Option<&Entry> {
-        let entry = self.entries[*self.index.get(&address)?].as_ref()?;
-        entry.referenced.set(true);
-        self.hits.set(self.hits.get() + 1);
-        Some(entry)
+        self.entry(self.find(address)?)
     }
 
     /// Whether a block is there, without a claim that anybody uses it.
@@ -120,14 +124,6 @@ impl Cache {
         self.entries[*self.index.get(&address)?].as_mut()
     }
 
-    /// A dirty block counts as allocated in this epoch.
-    pub(crate) fn set_birth(&mut self, address: Address, birth: Epoch) {
-        if let Some(entry) = self.get_mut(address) {
-            assert!(entry.state == State::Dirty && entry.birth <= birth);
-            entry.birth = birth;
-        }
-    }
-
     pub(crate) fn is_dirty(&self, address: Address) -> bool {
         self.index
             .get(&address)
@@ -135,16 +131,44 @@ impl Cache {
             .is_some_and(|entry| entry.state == State::Dirty)
     }
 
-    /// Takes a block's bytes out for a change that needs the rest of the cache meanwhile. `None` where they are
-    /// out already.
-    pub(crate) fn borrow_block(&mut self, address: Address) -> Option<Block> {
-        self.get_mut(address)?.block.take()
+    /// Where a block is now; it stays there until it is dropped.
+    #[inline]
+    pub(crate) fn find(&self, address: Address) -> Option<Place> {
+        self.index.get(&address).map(|&at| Place { at, address })
     }
 
-    /// Puts back what [`Cache::borrow_block`] took.
-    /// False where it was freed meanwhile.
-    pub(crate) fn return_block(&mut self, address: Address, block: Block, pending: u128) -> bool {
-        let Some(entry) = self.get_mut(address) else { return false };
+    /// The block at a place, with its use noted.
+    #[inline]
+    pub(crate) fn entry(&self, place: Place) -> Option<&Entry> {
+        let entry = self.entries[place.at].as_ref().filter(|entry| entry.address == place.address)?;
+        entry.referenced.set(true);
+        self.hits.set(self.hits.get() + 1);
+        Some(entry)
+    }
+
+    #[inline]
+    fn entry_mut(&mut self, place: Place) -> Option<&mut Entry> {
+        self.entries[place.at].as_mut().filter(|entry| entry.address == place.address)
+    }
+
+    /// A dirty block counts as allocated in this epoch.
+    pub(crate) fn set_birth(&mut self, place: Place, birth: Epoch) {
+        if let Some(entry) = self.entry_mut(place) {
+            assert!(entry.state == State::Dirty && entry.birth <= birth);
+            entry.birth = birth;
+        }
+    }
+
+    /// Takes a block's bytes and its pending slots out for a change that needs the rest of the cache meanwhile.
+    /// `None` where they are out already.
+    pub(crate) fn borrow_block(&mut self, place: Place) -> Option<(Block, u128)> {
+        let entry = self.entry_mut(place)?;
+        entry.block.take().map(|block| (block, entry.pending))
+    }
+
+    /// Puts back what [`Cache::borrow_block`] took. False where it was freed meanwhile.
+    pub(crate) fn return_block(&mut self, place: Place, block: Block, pending: u128) -> bool {
+        let Some(entry) = self.entry_mut(place) else { return false };
         entry.block = Some(block);
         entry.pending = pending;
         true
@@ -184,7 +208,7 @@ impl Cache {
         birth: Epoch,
         block: Block,
         pending: u128,
-    ) {
+    ) -> Place {
         // Whatever is remembered of a block that lay there before is void.
         self.forget(address);
         self.dirty[tree as usize][level].push(address);
@@ -198,10 +222,10 @@ impl Cache {
             block: Some(block),
             referenced: Cell::new(true),
             tick: 0,
-        });
+        })
     }
 
-    fn insert(&mut self, entry: Entry) {
+    fn insert(&mut self, entry: Entry) -> Place {
         let (address, clean) = (entry.address, entry.state == State::Clean);
         let at = match self.vacant.pop() {
             Some(at) => {
@@ -217,6 +241,7 @@ impl Cache {
         if clean {
             self.wind(at);
         }
+        Place { at, address }
     }
 
     /// Puts an entry that is clean now on the clock.

@@ -4,7 +4,7 @@
 //! with what is missing *before it has changed anything*; the caller fetches that and calls again. Hence the
 //! rule: count and look up with `prepare`, then change with `update`, which cannot fail.
 
-use crate::cache::{Cache, Entry, LEVELS, State, Tree};
+use crate::cache::{Cache, Entry, LEVELS, Place, State, Tree};
 use crate::contradiction::{Witness, contradiction};
 use crate::device::{BLOCK_SIZE, Block};
 use crate::error::Error;
@@ -297,9 +297,11 @@ impl Forest {
         base: u64,
         bound: &Bound,
     ) -> Edit {
-        let (pointer, pending) = self.make_mutable(tree, level, pointer, base, bound);
-        let block = self.cache.borrow_block(pointer.address).unwrap_or_else(|| self.poison(&pointer));
-        Edit { tree, pointer, block, pending }
+        let (pointer, place) = self.make_mutable(tree, level, pointer, base, bound);
+        let borrowed = self.cache.borrow_block(place);
+        let (block, pending) = borrowed.unwrap_or_else(|| (self.poison(&pointer), 0));
+        let holds_data = tree == Tree::Volume && level == 1;
+        Edit { tree, pointer, place, block, pending, holds_data }
     }
 
     fn make_mutable(
@@ -309,18 +311,19 @@ impl Forest {
         pointer: Pointer,
         base: u64,
         bound: &Bound,
-    ) -> (Pointer, u128) {
+    ) -> (Pointer, Place) {
         let (block, pending) = if pointer.is_hole() {
             (hole_node(level, pointer.change), 0)
         } else {
-            match self.cache.get(pointer.address).filter(|entry| entry.birth == pointer.birth) {
-                Some(entry) if self.is_mutable(tree, entry) => {
-                    let pending = entry.pending;
+            let found = self.cache.find(pointer.address);
+            let found = found.and_then(|place| Some((place, self.cache.entry(place)?)));
+            match found.filter(|(_, entry)| entry.birth == pointer.birth) {
+                Some((place, entry)) if self.is_mutable(tree, entry) => {
                     // A node is never older than what it holds.
-                    self.cache.set_birth(pointer.address, self.epoch);
-                    return (Pointer { birth: self.epoch, ..pointer }, pending);
+                    self.cache.set_birth(place, self.epoch);
+                    return (Pointer { birth: self.epoch, ..pointer }, place);
                 }
-                Some(entry) => (entry.block().clone(), entry.pending),
+                Some((_, entry)) => (entry.block().clone(), entry.pending),
                 None => (self.poison(&pointer), 0),
             }
         };
@@ -328,8 +331,8 @@ impl Forest {
             self.release_block(&pointer, base + span(level), bound);
         }
         let address = self.space.take_node();
-        self.cache.insert_dirty(tree, level, address, self.epoch, block, pending);
-        (Pointer { address, birth: self.epoch, checksum: 0, ..pointer }, pending)
+        let place = self.cache.insert_dirty(tree, level, address, self.epoch, block, pending);
+        (Pointer { address, birth: self.epoch, checksum: 0, ..pointer }, place)
     }
 
     /// What stands in memory for a prepared block that the same step has taken away: it was in two places of a
@@ -404,19 +407,15 @@ impl Forest {
     }
 
     fn resolve_pending(&mut self, address: Address) {
-        let Some(entry) = self.cache.get(address) else { return };
-        let mut pending = entry.pending;
-        if pending == 0 {
-            return;
-        }
-        let Some(mut block) = self.cache.borrow_block(address) else { return };
+        let Some(place) = self.cache.find(address) else { return };
+        let Some((mut block, mut pending)) = self.cache.borrow_block(place) else { return };
         while pending != 0 {
             let slot = pending.trailing_zeros() as usize;
             pending &= pending - 1;
             let resolved = self.resolve(pointer_at(&block, slot));
             set_pointer_at(&mut block, slot, resolved);
         }
-        let back = self.cache.return_block(address, block, 0);
+        let back = self.cache.return_block(place, block, 0);
         self.witness.demand(back, format_args!("{address} left a tree while it was written"));
     }
 
@@ -452,8 +451,11 @@ pub(crate) fn slots(level: usize, base: u64, first: u64, last: u64) -> impl Iter
 pub(crate) struct Edit {
     tree: Tree,
     pub(crate) pointer: Pointer,
+    place: Place,
     pub(crate) block: Block,
     pending: u128,
+    /// Its slots lead to data, which is never dirty.
+    holds_data: bool,
 }
 
 impl Edit {
@@ -480,7 +482,7 @@ impl Edit {
         set_pointer_at(&mut self.block, slot, new);
         let bit = 1 << slot;
         self.pending &= !bit;
-        if !new.is_hole() && forest.cache.is_dirty(new.address) {
+        if !self.holds_data && !new.is_hole() && forest.cache.is_dirty(new.address) {
             self.pending |= bit;
         }
     }
@@ -495,7 +497,7 @@ impl Edit {
     /// Puts the node back and returns the pointer to it.
     pub(crate) fn finish(self, forest: &mut Forest) -> Pointer {
         let address = self.pointer.address;
-        let back = forest.cache.return_block(address, self.block, self.pending);
+        let back = forest.cache.return_block(self.place, self.block, self.pending);
         forest.witness.demand(back, format_args!("{address} lies below itself"));
         self.pointer
     }

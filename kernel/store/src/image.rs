@@ -432,13 +432,12 @@ fn beyond_end(first: BlockIndex) -> Error {
 }
 
 fn checksums(forest: &Forest, birth: Epoch, placed: &[Placed]) -> Vec<u64> {
-    let each = |placed: &Placed| {
-        let run = placed.run;
-        let sums = placed.blocks.iter().enumerate();
-        sums.map(|(n, block)| forest.sums.block(Address(run.address.0 + n as u64), birth, block))
-            .collect::<Vec<_>>()
-    };
-    placed.iter().flat_map(each).collect()
+    let mut sums = Vec::with_capacity(placed.iter().map(|placed| placed.blocks.len()).sum());
+    for Placed { run, blocks } in placed {
+        let addresses = (run.address.0..).map(Address);
+        sums.extend(addresses.zip(blocks).map(|(address, block)| forest.sums.block(address, birth, block)));
+    }
+    sums
 }
 
 impl Forest {
