@@ -22,6 +22,10 @@ impl<T: DeviceTransport> Port for DevicePort<T> {
         self.0.receive(into).await.map_err(|console::Disconnected| Disconnected)
     }
 
+    async fn receive_scattered(&self, into: &mut [&mut [u8]]) -> Result<usize, Disconnected> {
+        self.0.receive_scattered(into).await.map_err(|console::Disconnected| Disconnected)
+    }
+
     fn left(&self) -> impl Future<Output = ()> {
         self.0.left()
     }

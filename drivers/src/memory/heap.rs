@@ -198,8 +198,7 @@ impl Heap {
             self.link(class, number);
         }
         // The last slab of a class stays, or a lone object that comes and goes would carve one each time.
-        let is_alone = self.partial[class] == number && self.slab(number).next == NONE;
-        if is_empty && !is_alone {
+        if is_empty && !(self.partial[class] == number && self.slab(number).next == NONE) {
             self.retire(class, number);
         }
     }

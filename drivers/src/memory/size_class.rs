@@ -24,20 +24,34 @@ const fn class_of(bytes: usize) -> usize {
     (exponent - 5) * 4 + step
 }
 
-/// Bytes of one object of `class`.
-pub(super) const fn class_bytes(class: usize) -> usize {
-    if class < 4 {
-        return (class + 1) * GRAIN_BYTES;
+/// Bytes of one object of each class.
+const CLASS_BYTES: [u16; CLASS_COUNT] = {
+    let mut bytes = [0; CLASS_COUNT];
+    let mut class = 0;
+    while class < CLASS_COUNT {
+        let exponent = class / 4 + 5;
+        let size = if class < 4 { (class + 1) * GRAIN_BYTES } else { (class % 4 + 5) << (exponent - 2) };
+        bytes[class] = size as u16;
+        class += 1;
     }
-    let exponent = class / 4 + 5;
-    (class % 4 + 5) << (exponent - 2)
+    bytes
+};
+
+/// Bytes of one object of `class`.
+#[inline]
+pub(super) fn class_bytes(class: usize) -> usize {
+    usize::from(CLASS_BYTES[class])
 }
 
 /// The class for `layout`, or none if it must come from the back end. Objects lie at multiples of their
 /// size from an aligned start, so a class serves an alignment if its size is a multiple of it.
+#[inline]
 pub(super) fn class_for(layout: Layout) -> Option<usize> {
     if layout.size() > LARGEST_CLASS_BYTES || layout.align() > LARGEST_CLASS_BYTES {
         return None;
+    }
+    if layout.align() <= GRAIN_BYTES {
+        return Some(class_of(layout.size()));
     }
     // Alignments are powers of two: a mask, for a division on every allocation would show.
     let is_aligned = |class: &usize| class_bytes(*class) & (layout.align() - 1) == 0;

@@ -43,6 +43,17 @@ pub trait Port {
     /// Receives between 1 and `into.len()` bytes, waiting for the first.
     fn receive(&self, into: &mut [u8]) -> impl Future<Output = Result<usize, Disconnected>>;
 
+    /// As [`Port::receive`], into one piece of memory after the other. A port that can only fill one at a time fills
+    /// the first that is not empty.
+    fn receive_scattered(&self, into: &mut [&mut [u8]]) -> impl Future<Output = Result<usize, Disconnected>> {
+        async {
+            match into.iter_mut().find(|piece| !piece.is_empty()) {
+                Some(first) => self.receive(first).await,
+                None => Ok(0),
+            }
+        }
+    }
+
     /// Completes when the client of the current session has left. A session that waits for something else than the
     /// port, such as a suspended volume, listens here. A port that cannot tell never completes: it then notices at
     /// the next [`Port::receive`].

@@ -404,6 +404,18 @@ impl Port for SocketPort {
         }
     }
 
+    async fn receive_scattered(&self, into: &mut [&mut [u8]]) -> Result<usize, Disconnected> {
+        let stream = self.current()?;
+        let received = self.host.when(&stream, PollFlags::IN, |mut stream| {
+            let mut slices: Vec<_> = into.iter_mut().map(|piece| IoSliceMut::new(piece)).collect();
+            stream.read_vectored(&mut slices)
+        });
+        match received.await {
+            Ok(0) | Err(_) => Err(Disconnected),
+            Ok(count) => Ok(count),
+        }
+    }
+
     async fn left(&self) {
         let Ok(stream) = self.current() else { return };
         let gone = |stream: &UnixStream| {

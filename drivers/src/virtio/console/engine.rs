@@ -269,7 +269,7 @@ impl<T: DeviceTransport> Engine<T> {
     pub(super) fn receive(
         &mut self,
         number: usize,
-        into: &mut [u8],
+        into: &mut [&mut [u8]],
         context: &Context<'_>,
     ) -> Poll<Result<usize, Disconnected>> {
         // No change of client seen now means that all that has arrived is of this session.

@@ -147,6 +147,11 @@ impl<T: DeviceTransport> Port<T> {
 
     /// Receives between 1 and `into.len()` bytes, waiting for the first. An empty `into` receives nothing.
     pub async fn receive(&self, into: &mut [u8]) -> Result<usize, Disconnected> {
+        self.receive_scattered(&mut [into]).await
+    }
+
+    /// As [`Port::receive`], into one piece of memory after the other.
+    pub async fn receive_scattered(&self, into: &mut [&mut [u8]]) -> Result<usize, Disconnected> {
         poll_fn(|context| self.console.with(|engine| engine.receive(self.number, into, context))).await
     }
 

@@ -159,11 +159,23 @@ impl PortState {
         self.certain = self.certain.saturating_sub(count);
     }
 
-    /// Moves bytes that have arrived to `into`. None where there are none yet.
-    pub(super) fn fetch(&mut self, into: &mut [u8]) -> Option<Result<usize, Disconnected>> {
+    /// Moves bytes that have arrived to the pieces of `into`, one after the other. None where there are none yet.
+    pub(super) fn fetch(&mut self, into: &mut [&mut [u8]]) -> Option<Result<usize, Disconnected>> {
         if !self.in_session {
             return Some(Err(Disconnected));
         }
+        let mut filled = 0;
+        for piece in into.iter_mut() {
+            let count = self.fetch_piece(piece);
+            filled += count;
+            if count < piece.len() {
+                break;
+            }
+        }
+        (filled > 0 || into.iter().all(|piece| piece.is_empty())).then_some(Ok(filled))
+    }
+
+    fn fetch_piece(&mut self, into: &mut [u8]) -> usize {
         let mut filled = 0;
         while filled < into.len()
             && let Some((buffer, length)) = self.arrived.front()
@@ -176,7 +188,7 @@ impl PortState {
                 self.drop_arrived(1);
             }
         }
-        (filled > 0 || into.is_empty()).then_some(Ok(filled))
+        filled
     }
 
     pub(super) fn wait_to_receive(&mut self, context: &core::task::Context<'_>) {

@@ -4,6 +4,9 @@
 use crate::port::{Disconnected, Port};
 use crate::sessions::Session;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::mem;
+use datum_store::device::Block;
 
 /// Room for many headers, yet little enough that a payload behind one is hardly copied twice.
 const BUFFER_BYTES: usize = 512;
@@ -59,8 +62,41 @@ impl<P: Port> Input<P> {
         Ok(())
     }
 
+    /// Receives whole blocks of payload.
+    pub(super) async fn fill_blocks(&mut self, blocks: &mut [Block]) -> Result<(), Disconnected> {
+        let mut pieces: Vec<&mut [u8]> = blocks.iter_mut().map(|block| &mut block[..]).collect();
+        let mut rest = &mut pieces[..];
+        while let Some(first) = rest.first_mut() {
+            if self.start < self.end {
+                let buffered = first.len().min(self.end - self.start);
+                self.fill(&mut first[..buffered]).await?;
+                rest = advance(rest, buffered);
+            } else {
+                let received = self.port.receive_scattered(rest).await?;
+                self.session.count(&self.session.bytes_received, received as u64);
+                rest = advance(rest, received);
+            }
+        }
+        Ok(())
+    }
+
     /// Hears nothing more until the client leaves.
     pub(super) async fn discard(&mut self) {
         while self.refill().await.is_ok() {}
     }
+}
+
+/// What is left of the pieces after their first `count` bytes.
+fn advance<'a, 'b>(pieces: &'a mut [&'b mut [u8]], mut count: usize) -> &'a mut [&'b mut [u8]] {
+    let full = pieces.iter().take_while(|piece| {
+        let left = count.checked_sub(piece.len());
+        count = left.unwrap_or(count);
+        left.is_some()
+    });
+    let full = full.count();
+    let rest = &mut pieces[full..];
+    if let Some(first) = rest.first_mut() {
+        *first = &mut mem::take(first)[count..];
+    }
+    rest
 }

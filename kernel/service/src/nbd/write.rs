@@ -98,11 +98,10 @@ async fn receive_part<D: BlockDevice, P: Port>(
     let partial = (in_block != 0 || left < block_bytes).then(|| left.min(block_bytes - in_block) as usize);
     let count = if partial.is_some() { 1 } else { (left / block_bytes).min(CHUNK_BLOCKS as u64) as usize };
     let room = connection.room_to_receive(count).await?;
-    let mut blocks = Vec::with_capacity(count);
-    for _ in 0..count {
-        let mut block = Box::new([0; BLOCK_SIZE]);
-        input.fill(&mut block[..partial.unwrap_or(BLOCK_SIZE)]).await?;
-        blocks.push(block);
+    let mut blocks: Vec<Block> = (0..count).map(|_| Box::new([0; BLOCK_SIZE])).collect();
+    match (partial, blocks.first_mut()) {
+        (Some(length), Some(block)) => input.fill(&mut block[..length]).await?,
+        _ => input.fill_blocks(&mut blocks).await?,
     }
     let bytes = partial.unwrap_or(count * BLOCK_SIZE) as u64;
     Ok((Part { at, blocks, partial, _room: room }, bytes))
