@@ -190,22 +190,24 @@ impl Engine {
     }
 
     fn write_map(&mut self, sweep: &[Run]) {
-        for &run in sweep {
-            self.forest.space.swept(run);
-            self.map_run(run, false);
-            self.forest.space.freed.cursor = run.address.0 + run.blocks;
+        for runs in sweep.chunk_by(|a, b| chunk_index(a.address) == chunk_index(b.address)) {
+            for &run in runs {
+                self.forest.space.swept(run);
+                self.forest.space.freed.cursor = run.address.0 + run.blocks;
+            }
+            self.map_runs(runs, false);
         }
         if self.forest.space.sweeping.is_empty() {
             self.drop_swept();
         }
         loop {
-            if let Some(run) = self.forest.space.settle() {
-                self.map_run(run, true);
-            } else if let Some(run) = self.forest.space.fresh.pop_first() {
-                self.list_freed(run);
-            } else {
+            let settling = self.forest.space.settle();
+            let freed = if settling.is_empty() { self.forest.space.take_fresh() } else { Vec::new() };
+            if settling.is_empty() && freed.is_empty() {
                 return;
             }
+            self.map_runs(&settling, true);
+            self.list_freed(&freed);
         }
     }
 }

@@ -91,30 +91,43 @@ pub(crate) fn is_allocated(chunk: Option<&Block>, block: u64) -> bool {
 }
 
 impl Engine {
-    /// Enters a run, within one chunk, into the map.
-    pub(crate) fn map_run(&mut self, run: Run, allocated: bool) {
-        let index = chunk_index(run.address);
+    /// Enters runs, all of one chunk, into the map.
+    pub(crate) fn map_runs(&mut self, runs: &[Run], allocated: bool) {
+        let Some(first) = runs.first() else { return };
         let witness = self.forest.witness.clone();
+        let index = chunk_index(first.address);
         self.map = self.forest.update_content(Tree::Map, self.map, index, &mut |block, count| {
             let now = if allocated { "allocated" } else { "free" };
-            witness.demand(flip(block, run, allocated), format_args!("{} is {now} already", run.address));
+            let mut blocks = 0;
+            for &run in runs {
+                witness.demand(flip(block, run, allocated), format_args!("{} is {now} already", run.address));
+                blocks += run.blocks;
+            }
             ChangeId(match allocated {
-                true => count.0.saturating_add(run.blocks),
-                false => witness.subtract(count.0, run.blocks, "a chunk of the free map"),
+                true => count.0.saturating_add(blocks),
+                false => witness.subtract(count.0, blocks, "a chunk of the free map"),
             })
         });
     }
 
-    /// Adds an extent at the end of the queue.
-    pub(crate) fn list_freed(&mut self, run: Run) {
-        self.forest.space.freed.waiting += run.blocks;
-        if self.last_list_is_open() && self.list_push(self.forest.space.freed.next - 1, run) {
-            return;
+    /// Adds extents at the end of the queue.
+    pub(crate) fn list_freed(&mut self, runs: &[Run]) {
+        self.forest.space.freed.waiting += runs.iter().map(|run| run.blocks).sum::<u64>();
+        let mut rest = runs;
+        let mut open = self.last_list_is_open();
+        while !rest.is_empty() {
+            let freed = &mut self.forest.space.freed;
+            freed.next += u64::from(!open);
+            let position = freed.next - 1;
+            let pushed = self.list_push(position, rest);
+            if pushed == 0 && !open {
+                self.forest.witness.note(format_args!("list {position} of freed extents is there already"));
+                return;
+            }
+            rest = &rest[pushed..];
+            // What is left found no room.
+            open = false;
         }
-        let position = self.forest.space.freed.next;
-        self.forest.space.freed.next += 1;
-        let pushed = self.list_push(position, run);
-        self.forest.witness.demand(pushed, format_args!("list {position} of freed extents is there already"));
     }
 
     /// Whether more may be added to the last block of the queue: not to what is being swept, nor to what a
@@ -125,13 +138,14 @@ impl Engine {
         freed.next > freed.sweeping && !known
     }
 
-    fn list_push(&mut self, position: u64, run: Run) -> bool {
-        let mut pushed = false;
-        self.map =
-            self.forest.update_content(Tree::Map, self.map, list_index(position), &mut |block, count| {
-                pushed = list_push(block, run);
-                count
-            });
+    /// Adds extents to a block of the queue; tells how many found room.
+    fn list_push(&mut self, position: u64, runs: &[Run]) -> usize {
+        let mut pushed = 0;
+        let index = list_index(position);
+        self.map = self.forest.update_content(Tree::Map, self.map, index, &mut |block, count| {
+            pushed = runs.iter().take_while(|&&run| list_push(block, run)).count();
+            count
+        });
         pushed
     }
 

@@ -48,28 +48,21 @@ impl RunSet {
         true
     }
 
-    fn insert_within(&mut self, mut start: u64, mut length: u64) -> bool {
-        let last = Address(start + length - 1);
-        if self.next_from(start).is_some_and(|run| run.address <= last) {
-            return false;
+    fn insert_within(&mut self, start: u64, length: u64) -> bool {
+        let end = start + length;
+        let joins = |at: u64| at & (self.boundary - 1) != 0;
+        let after = self.runs.get(&end).copied().filter(|_| joins(end));
+        let whole = length + after.unwrap_or(0);
+        let before = self.runs.range_mut(..end).next_back();
+        match before {
+            Some((&first, blocks)) if first + *blocks > start => return false,
+            Some((&first, blocks)) if first + *blocks == start && joins(start) => *blocks += whole,
+            _ => drop(self.runs.insert(start, whole)),
+        }
+        if after.is_some() {
+            self.runs.remove(&end);
         }
         self.blocks += length;
-        if let Some((&before, &blocks)) = self.runs.range(..start).next_back()
-            && before + blocks == start
-            && start & (self.boundary - 1) != 0
-        {
-            self.runs.remove(&before);
-            (start, length) = (before, blocks + length);
-        }
-        let end = start + length;
-        if let Some((&after, &blocks)) = self.runs.range(start..).next()
-            && after == end
-            && end & (self.boundary - 1) != 0
-        {
-            self.runs.remove(&after);
-            length += blocks;
-        }
-        self.runs.insert(start, length);
         true
     }
 
@@ -110,11 +103,16 @@ impl RunSet {
         self.runs.iter().map(|(&start, &blocks)| Run { address: Address(start), blocks })
     }
 
-    /// The lowest run, taken out.
-    pub(crate) fn pop_first(&mut self) -> Option<Run> {
-        let (start, blocks) = self.runs.pop_first()?;
-        self.blocks -= blocks;
-        Some(Run { address: Address(start), blocks })
+    /// The lowest run, taken out if it is wanted.
+    pub(crate) fn pop_first_if(&mut self, wanted: impl FnOnce(Run) -> bool) -> Option<Run> {
+        let first = self.runs.first_entry()?;
+        let run = Run { address: Address(*first.key()), blocks: *first.get() };
+        if !wanted(run) {
+            return None;
+        }
+        first.remove();
+        self.blocks -= run.blocks;
+        Some(run)
     }
 
     pub(crate) fn clear(&mut self) {

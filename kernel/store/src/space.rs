@@ -10,6 +10,7 @@ use crate::format::Address;
 use crate::format::journal::Run;
 use crate::format::superblock::{FreedQueue, Superblock};
 use crate::limits::{MEMBERS_MAX, WINDOW_BLOCKS_MAX};
+use crate::map::{LIST_EXTENTS, chunk_index};
 use crate::runs::RunSet;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -263,11 +264,21 @@ impl Space {
         self.witness.demand(was, format_args!("{} is returned to the free map twice", run.address));
     }
 
-    /// The next run to be entered into the map by a freeze.
-    pub(crate) fn settle(&mut self) -> Option<Run> {
-        let run = self.allocated.pop_first()?;
-        self.settling.push(run);
-        Some(run)
+    /// The next runs to be entered into the map by a freeze, all of one chunk.
+    pub(crate) fn settle(&mut self) -> Vec<Run> {
+        let from = self.settling.len();
+        while let Some(run) = self.allocated.pop_first_if(|run| {
+            self.settling.get(from).is_none_or(|first| chunk_index(first.address) == chunk_index(run.address))
+        }) {
+            self.settling.push(run);
+        }
+        self.settling[from..].to_vec()
+    }
+
+    /// The next freed runs to be listed by a freeze.
+    pub(crate) fn take_fresh(&mut self) -> Vec<Run> {
+        let runs = core::iter::from_fn(|| self.fresh.pop_first_if(|_| true));
+        runs.take(LIST_EXTENTS).collect()
     }
 
     /// The durable map shows all that the last freeze entered.

@@ -16,6 +16,8 @@ pub(super) const ZEROES_BYTES: usize = 32 << 10;
 /// Bytes in one chain. What a client leaves unread of a chain when it goes can reach the next client, who must
 /// refuse it: so a chain is large enough for speed, and no larger.
 const CHAIN_BYTES_MAX: u64 = 256 << 10;
+/// What is copied to stand beside its neighbours; larger pieces are worth a segment of their own.
+const SMALL_BYTES_MAX: u64 = 4096;
 
 /// One piece of a message.
 #[derive(Debug)]
@@ -43,6 +45,17 @@ impl Chunk {
                 data.get(usize::from(*start)..usize::from(*end)).map_or(0, <[u8]>::len) as u64
             }
             Self::Zeroes(count) => u64::from(*count),
+        }
+    }
+
+    fn copy_to(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Bytes(own) => bytes.extend_from_slice(own),
+            Self::Block { data, start, end } => {
+                let own = data.get(usize::from(*start)..usize::from(*end));
+                bytes.extend_from_slice(own.unwrap_or_default());
+            }
+            Self::Zeroes(count) => bytes.resize(bytes.len() + *count as usize, 0),
         }
     }
 
@@ -80,7 +93,7 @@ struct Progress {
 
 impl Message {
     pub(super) fn new(chunks: Vec<Chunk>) -> Self {
-        Self { chunks, session: Cell::new(0), progress: RefCell::default() }
+        Self { chunks: together(chunks), session: Cell::new(0), progress: RefCell::default() }
     }
 
     pub(super) fn session(&self) -> u64 {
@@ -158,6 +171,32 @@ impl Message {
         }
         progress.outcome
     }
+}
+
+/// Copies neighbours that are small into one piece. QEMU hands each segment to the client's socket by itself, and a
+/// system call costs more than 4 KiB copied. Where there is no memory for it, they go as they are.
+fn together(chunks: Vec<Chunk>) -> Vec<Chunk> {
+    let mut pieces = Vec::with_capacity(chunks.len().min(16));
+    let mut rest = chunks.into_iter();
+    while let Some(first) = rest.next() {
+        let mut bytes = first.len();
+        let is_small = |chunk: &Chunk| chunk.len() <= SMALL_BYTES_MAX;
+        let joins = |chunk: &&Chunk| {
+            bytes += chunk.len();
+            is_small(chunk) && bytes <= CHAIN_BYTES_MAX
+        };
+        let count = if is_small(&first) { rest.as_slice().iter().take_while(joins).count() } else { 0 };
+        let length: u64 = first.len() + rest.as_slice()[..count].iter().map(Chunk::len).sum::<u64>();
+        let mut joined = Vec::new();
+        if count == 0 || joined.try_reserve_exact(length as usize).is_err() {
+            pieces.push(first);
+            continue;
+        }
+        first.copy_to(&mut joined);
+        rest.by_ref().take(count).for_each(|chunk| chunk.copy_to(&mut joined));
+        pieces.push(Chunk::Bytes(joined));
+    }
+    pieces
 }
 
 /// A position in a message.
