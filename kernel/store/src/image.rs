@@ -229,6 +229,9 @@ impl<D: BlockDevice> Image<D> {
     /// Writes blocks to free places, elsewhere where a device refuses.
     async fn place(&self, blocks: Vec<Block>) -> Result<Vec<Placed>> {
         let runs = self.reserve(blocks.len() as u64).await?;
+        if let [run] = runs[..] {
+            return self.place_run(run, blocks).await;
+        }
         let mut blocks = blocks.into_iter();
         let writes = runs.into_iter().map(|run| {
             let blocks: Vec<Block> = blocks.by_ref().take(run.blocks as usize).collect();

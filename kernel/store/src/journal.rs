@@ -79,7 +79,7 @@ impl Journal {
 
     /// Notes an applied operation.
     pub(crate) fn push(&mut self, operation: &Operation) {
-        self.pending.bytes.extend_from_slice(&operation.encode());
+        operation.encode_to(&mut self.pending.bytes);
         self.pending.ends.push(self.pending.bytes.len());
         self.applied += 1;
     }

@@ -64,6 +64,9 @@ impl<P: Port> Input<P> {
 
     /// Receives whole blocks of payload.
     pub(super) async fn fill_blocks(&mut self, blocks: &mut [Block]) -> Result<(), Disconnected> {
+        if let [block] = blocks {
+            return self.fill(&mut block[..]).await;
+        }
         let mut pieces: Vec<&mut [u8]> = blocks.iter_mut().map(|block| &mut block[..]).collect();
         let mut rest = &mut pieces[..];
         while let Some(first) = rest.first_mut() {

@@ -9,6 +9,7 @@ use crate::device::BLOCK_SIZE;
 use crate::limits::RECORD_BLOCKS_MAX;
 use crate::types::{BlockIndex, Epoch, Name, ObjectId, TimelineId};
 use alloc::vec::Vec;
+use core::mem;
 
 /// Bytes of a record's header.
 pub(crate) const HEADER_SIZE: usize = 64;
@@ -195,8 +196,9 @@ impl Body {
 }
 
 impl Operation {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::default();
+    /// Appends it to `bytes`.
+    pub(crate) fn encode_to(&self, bytes: &mut Vec<u8>) {
+        let mut w = Writer(mem::take(bytes));
         w.u64(self.epoch.0).u64(self.first_object.0);
         match &self.body {
             Body::Write { volume, first, runs, checksums } => {
@@ -248,7 +250,7 @@ impl Operation {
                 w.u8(13).u64(volume.0).u64(building.0);
             }
         }
-        w.0
+        *bytes = w.0;
     }
 
     fn decode(r: &mut Reader<'_>) -> Option<Self> {
@@ -347,7 +349,8 @@ mod tests {
             },
         };
         let sums = Checksummer::new(8);
-        let payload = operation.encode();
+        let mut payload = Vec::new();
+        operation.encode_to(&mut payload);
         let header = Header {
             generation: 1,
             sequence: 2,
