@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use datum_tests::qemu::{HELLO_PATIENCE, Stage, ask_monitor, boot, call, check, end, finish, nbd, volume};
 use serde_json::json;
-use xtask::qemu::{MachineType, Port};
+use xtask::qemu::{Firmware, MachineType, Port};
 use xtask::symbols::BACKTRACE_MARK;
 
 fn starts_on(machine_type: MachineType) {
@@ -26,6 +26,16 @@ fn starts_on_q35_in_64_mib() {
 #[test]
 fn starts_on_pc_in_64_mib() {
     starts_on(MachineType::Pc);
+}
+
+/// This firmware leaves PCI devices without a place for their registers; the kernel finds them one.
+#[test]
+fn starts_without_a_bios() {
+    let stage = Stage::wait();
+    let (appliance, mut control) = boot(&stage.with_disk(1 << 30).memory(1 << 10).firmware(Firmware::Qboot));
+    volume(&mut control, "db", 1 << 20);
+    nbd(&appliance, "db").write(0, &[7; 8192]).unwrap();
+    finish(appliance, control);
 }
 
 /// RAM beyond 4 GiB lies in a second range, above the PCI hole.

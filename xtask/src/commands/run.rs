@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::kernel;
-use crate::qemu::{Accelerator, Appliance, Disk, Machine, MachineType, Port};
+use crate::qemu::{Accelerator, Appliance, Disk, Firmware, Machine, MachineType, Port};
 use crate::setup::{Need, ensure};
 use crate::shell::{quote, say};
 use crate::symbols::BACKTRACE_MARK;
@@ -35,6 +35,9 @@ pub(super) struct Arguments {
     /// The chipset.
     #[arg(long, value_enum, default_value = "q35")]
     machine: MachineType,
+    /// What runs before the kernel; qboot, on q35, is there sooner.
+    #[arg(long, value_enum, default_value = "seabios")]
+    firmware: Firmware,
     /// NBD ports; each serves one client at a time.
     #[arg(long, value_name = "N", default_value_t = 4)]
     ports: u32,
@@ -99,6 +102,7 @@ impl Arguments {
         let machine = Machine::new(kernel, directory)
             .memory(self.memory)
             .machine_type(self.machine)
+            .firmware(self.firmware)
             .accelerator(accelerator)
             .nbd_ports(self.ports)
             .disks(disks)

@@ -31,11 +31,24 @@ impl MachineType {
     }
 }
 
+/// What runs before the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Firmware {
+    /// QEMU's usual one.
+    Seabios,
+    /// It does next to nothing, and so is there sooner; on q35 only. The appliance then places the registers of its PCI
+    /// devices itself.
+    Qboot,
+}
+
 /// The program and all its arguments.
 pub(super) fn command(machine: &Machine) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(["-no-user-config", "-nodefaults", "-display", "none", "-nic", "none"]);
     command.args(["-M", machine.machine_type.name(), "-m", &machine.memory_mib.to_string()]);
+    if machine.firmware == Firmware::Qboot {
+        command.args(["-bios", "qboot.rom"]);
+    }
     command.args(machine.accelerator.arguments());
     command.arg("-kernel").arg(&machine.kernel);
     if !machine.options.is_empty() {

@@ -33,7 +33,7 @@ mod evidence;
 
 pub use accelerator::Accelerator;
 pub use appliance::Appliance;
-pub use command::MachineType;
+pub use command::{Firmware, MachineType};
 pub use disk::Disk;
 
 use std::path::{Path, PathBuf};
@@ -88,6 +88,7 @@ pub struct Machine {
     directory: PathBuf,
     memory_mib: u64,
     machine_type: MachineType,
+    firmware: Firmware,
     accelerator: Accelerator,
     disks: Vec<Disk>,
     ports: Vec<Port>,
@@ -106,6 +107,7 @@ impl Machine {
             directory: directory.into(),
             memory_mib: 256,
             machine_type: MachineType::Q35,
+            firmware: Firmware::Seabios,
             accelerator: Accelerator::Tcg,
             disks: Vec::new(),
             ports: vec![Port::Control, Port::Console, Port::Nbd(0)],
@@ -125,6 +127,12 @@ impl Machine {
     /// The chipset.
     pub fn machine_type(mut self, machine_type: MachineType) -> Machine {
         self.machine_type = machine_type;
+        self
+    }
+
+    /// What runs before the kernel.
+    pub fn firmware(mut self, firmware: Firmware) -> Machine {
+        self.firmware = firmware;
         self
     }
 
