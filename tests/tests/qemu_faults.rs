@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use datum_tests::qemu::failing::{Failure, Server, failing};
 use datum_tests::qemu::host::HostFileSystem;
@@ -24,6 +26,8 @@ const DEPTH: usize = 8;
 
 /// How often a client goes on after an error. Each error may leave a few blocks that it writes no more.
 const ROUNDS: u64 = 40;
+/// Between two of them: a commit comes with time, not with work.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What a client did and was told.
 struct Story {
@@ -144,6 +148,7 @@ fn work_until_read_only(story: &mut Story, control: &mut Client, client: &mut nb
         // Its answer does not matter: the next look at the pool tells.
         let name = format!("round{round}");
         let _ = control.call("refpoint.create", json!({ "volume": "db", "name": name }));
+        thread::sleep(PAUSE);
     }
     panic!("the pool stays open");
 }

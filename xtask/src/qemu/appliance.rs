@@ -236,6 +236,10 @@ impl Drop for Appliance {
     }
 }
 
+/// How long somebody else's lock may be one that is just going away.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Makes the directory, claims it, and removes the sockets of an earlier run.
 fn take_directory(machine: &Machine) -> Result<File> {
     let directory = &machine.directory;
@@ -249,7 +253,13 @@ fn take_directory(machine: &Machine) -> Result<File> {
         );
     }
     let lock = File::create(directory.join("lock"))?;
-    if lock.try_lock().is_err() {
+    let tried = Instant::now();
+    // A process that is being started on another thread has a copy of every lock until it is another program.
+    while lock.try_lock().is_err() {
+        if tried.elapsed() < LOCK_PATIENCE {
+            thread::sleep(LOCK_INTERVAL);
+            continue;
+        }
         bail!("another appliance runs in {}: end it, or choose another directory", directory.display());
     }
     for port in &machine.ports {
