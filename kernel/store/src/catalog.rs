@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind};
 use crate::forest::{Step, Stop, TREE_BLOCKS};
 use crate::format::object::{List, Record, VersionKind};
 use crate::format::pointer::pointer_at;
-use crate::limits::{LIST_MAX, STEP_POINTERS};
+use crate::limits::{LIST_MAX, QUERY_POINTERS};
 use crate::names::Key;
 use crate::pool::Since;
 use crate::release::Walk;
@@ -364,7 +364,7 @@ impl Engine {
         // Both roots may have been written, and with that got checksums, since the last step.
         walk.old = self.version(id)?.root;
         walk.new = self.only_child_root(id)?;
-        Ok(self.forest.release_step(walk, 8 * STEP_POINTERS)? || walk.cursor >= TREE_BLOCKS)
+        Ok(self.forest.release_step(walk, QUERY_POINTERS)? || walk.cursor >= TREE_BLOCKS)
     }
 
     /// Blocks the map shows as allocated on a member, as of the last freeze.

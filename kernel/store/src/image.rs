@@ -10,7 +10,7 @@ use crate::forest::{Forest, LEAF_BLOCKS, Step, Stop};
 use crate::format::journal::{Body, Run};
 use crate::format::pointer::{pointer_at, zeroed_block};
 use crate::format::{Address, Pointer};
-use crate::limits::{EXTENTS_MAX, REQUEST_BLOCKS_MAX, STEP_POINTERS, WRITE_ATTEMPTS};
+use crate::limits::{EXTENTS_MAX, QUERY_POINTERS, REQUEST_BLOCKS_MAX, WRITE_ATTEMPTS};
 use crate::scan::Scan;
 use crate::shell::Shell;
 use crate::space::{Purpose, Urgency};
@@ -87,7 +87,9 @@ impl<D: BlockDevice> Image<D> {
         if live {
             self.shell.changed.until(|| gates.enter(self.volume)).await;
         }
+        self.shell.traffic.enter();
         Deferred::new(move || {
+            self.shell.traffic.leave();
             if live {
                 gates.leave(self.volume);
                 if !gates.is_open(self.volume) {
@@ -401,7 +403,7 @@ impl<D: BlockDevice> Image<D> {
                     if start > end || end > blocks && scan.at == start {
                         return Err(Stop::Failed(beyond_end(first)));
                     }
-                    engine.forest.scan_step(&root, &mut scan, 8 * STEP_POINTERS)
+                    engine.forest.scan_step(&root, &mut scan, QUERY_POINTERS)
                 })
                 .await?;
             if done {

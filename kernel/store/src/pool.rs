@@ -156,7 +156,10 @@ impl<D: BlockDevice> Pool<D> {
             // A step that fails does so for want of a disk or of space; what it met is reported by the
             // operations that meet it too. It is tried again after something has changed.
             match self.0.run(Engine::maintain).await {
-                Ok(true) => yield_now().await,
+                Ok(true) => {
+                    yield_now().await;
+                    self.0.traffic.give_way().await;
+                }
                 Ok(false) | Err(_) => self.rest().await,
             }
         }

@@ -11,7 +11,7 @@ use crate::format::pointer::zeroed_block;
 use crate::format::{Address, Pointer};
 use crate::gate::Gates;
 use crate::gather::Gather;
-use crate::limits::PENDING_BYTES_MAX;
+use crate::limits::{PATIENT_TURNS, PENDING_BYTES_MAX, QUIET_TURNS, REQUESTS_PER_STEP};
 use crate::space::{Purpose, Urgency};
 use crate::sync::{Changed, Deferred, yield_now};
 use crate::types::ObjectId;
@@ -33,6 +33,41 @@ struct FlushState {
     flushed: Cell<u64>,
 }
 
+/// The requests of clients, as far as background work gives way to them.
+#[derive(Default)]
+pub(crate) struct Traffic {
+    inside: Cell<usize>,
+    ended: Cell<u64>,
+    /// How many had ended when background work last went on.
+    seen: Cell<u64>,
+}
+
+impl Traffic {
+    pub(crate) fn enter(&self) {
+        self.inside.set(self.inside.get() + 1);
+    }
+
+    pub(crate) fn leave(&self) {
+        self.inside.set(self.inside.get() - 1);
+        self.ended.set(self.ended.get() + 1);
+    }
+
+    /// Waits for the next step of background work: at once where nobody came since the last one, else for a number of
+    /// requests or a pause. What clients wait for may be the disk, or that very work: so not for ever.
+    pub(crate) async fn give_way(&self) {
+        let mut quiet = 0;
+        for _ in 0..PATIENT_TURNS {
+            let done = self.ended.get() - self.seen.get();
+            quiet = if self.inside.get() == 0 { quiet + 1 } else { 0 };
+            if done >= REQUESTS_PER_STEP || quiet >= QUIET_TURNS || done == 0 && quiet > 0 {
+                break;
+            }
+            yield_now().await;
+        }
+        self.seen.set(self.ended.get());
+    }
+}
+
 /// An open pool, shared by everything that uses it.
 pub(crate) struct Shell<D: BlockDevice> {
     pub(crate) devices: Vec<D>,
@@ -40,6 +75,7 @@ pub(crate) struct Shell<D: BlockDevice> {
     /// Anything that somebody may wait for: loads, commits, flushes, gates.
     pub(crate) changed: Changed,
     pub(crate) gates: Gates,
+    pub(crate) traffic: Traffic,
     loading: RefCell<BTreeSet<Address>>,
     pub(crate) committing: Cell<bool>,
     pub(crate) commit_wanted: Cell<bool>,
@@ -58,6 +94,7 @@ impl<D: BlockDevice> Shell<D> {
             engine: RefCell::new(engine),
             changed: Changed::new(),
             gates: Gates::default(),
+            traffic: Traffic::default(),
             loading: RefCell::new(BTreeSet::new()),
             committing: Cell::new(false),
             commit_wanted: Cell::new(false),
