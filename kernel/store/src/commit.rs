@@ -4,6 +4,7 @@
 //! seen, flushes, writes the superblocks, flushes. Records go on during a commit, up to the moment its
 //! superblock is written.
 
+use crate::counters::next;
 use crate::device::{BLOCK_SIZE, BlockDevice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Address;
@@ -120,6 +121,7 @@ impl<D: BlockDevice> Shell<D> {
 
     fn seal_record(&self, payload: &[u8]) -> Result<(Address, Vec<u8>)> {
         let mut engine = self.engine.borrow_mut();
+        let following = next(engine.journal.position.sequence, "numbers of log records")?;
         let blocks = (HEADER_SIZE + payload.len()).div_ceil(BLOCK_SIZE) as u64;
         let Some(place) = engine.journal.place(blocks, engine.superblock.log_blocks) else {
             let message = "the intent log is full though a commit has emptied it; report this";
@@ -137,7 +139,7 @@ impl<D: BlockDevice> Shell<D> {
         let (bytes, checksum) = header.seal(payload, &engine.forest.sums);
         let position = &mut engine.journal.position;
         position.block = place + header.blocks();
-        position.sequence += 1;
+        position.sequence = following;
         position.chain = checksum;
         Ok((Address::new(0, engine.superblock.log_first + place), bytes))
     }

@@ -145,8 +145,9 @@ impl Engine {
     }
 
     /// The operation with what it draws from the engine as it stands.
-    pub(crate) fn operation(&self, body: Body) -> Operation {
-        Operation { epoch: self.forest.epoch, first_object: ObjectId(self.next_object), body }
+    pub(crate) fn operation(&self, body: Body) -> Step<Operation> {
+        self.admits_draws(&body)?;
+        Ok(Operation { epoch: self.forest.epoch, first_object: ObjectId(self.next_object), body })
     }
 
     /// The live state of a volume, brought into memory.
@@ -258,14 +259,13 @@ impl Engine {
         check_clock(volume, &head)?;
         let bound = self.bound_below(head.parent, head.parent_epoch);
         let mut transaction = Transaction::of(self, operation);
-        let job = transaction.draw();
+        let job = transaction.draw()?;
         transaction.start_drop_job(job, volume, &head, bound)?;
         let mut plan = transaction.finish(Urgency::Administration)?;
         let nodes = self.forest.prepare_trim(&head.root, range, count)?;
         self.forest.require(nodes + plan.nodes, Urgency::Administration)?;
         self.begin(operation);
         let trimmed = self.forest.trim(head.root, range, count, head.clock, &bound);
-        self.next_object = self.next_object.max(job.0 + 1);
         let head = Head {
             root: trimmed.root,
             allocated: self.forest.witness.subtract(head.allocated, trimmed.removed, "a volume's data"),

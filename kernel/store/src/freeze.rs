@@ -6,6 +6,7 @@
 
 use crate::cache::{LEVELS, Tree};
 use crate::contradiction::contradiction;
+use crate::counters::next;
 use crate::engine::Engine;
 use crate::forest::{Step, Stop};
 use crate::format::Address;
@@ -93,6 +94,11 @@ impl Engine {
     ///
     /// `advance`: the epoch moves on; not in the middle of a replay, whose operations bring their own.
     pub(crate) fn freeze(&mut self, sweep: &[Run], advance: bool) -> Step<Frozen> {
+        let commit = next(self.superblock.commit, "numbers of commits")?;
+        let epoch = match advance {
+            true => next(self.forest.epoch.0, "epochs of the pool")?,
+            false => self.forest.epoch.0,
+        };
         let records = self.prepare_records()?;
         let estimate = records + self.prepare_map(sweep, records)?;
         self.forest.require(estimate, Urgency::Commit)?;
@@ -113,9 +119,9 @@ impl Engine {
         self.journal.freeze();
         self.dirty_aside = false;
         self.interval += 1;
-        self.forest.epoch = Epoch(self.forest.epoch.0 + u64::from(advance));
+        self.forest.epoch = Epoch(epoch);
         let superblock = Superblock {
-            commit: self.superblock.commit + 1,
+            commit,
             epoch: self.forest.epoch,
             objects: self.objects,
             map: self.map,

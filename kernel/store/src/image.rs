@@ -334,7 +334,7 @@ impl<D: BlockDevice> Image<D> {
                 };
                 let runs = placed.iter().map(|placed| placed.run).collect();
                 let body = Body::Write { volume: self.volume, first, runs, checksums };
-                let operation = engine.operation(body);
+                let operation = engine.operation(body)?;
                 let applied = engine.apply(&operation);
                 if let Err(stop) = applied {
                     if let Body::Write { checksums, .. } = operation.body {
@@ -367,7 +367,7 @@ impl<D: BlockDevice> Image<D> {
                 engine.check_writable()?;
                 let head: Head = engine.load_head(self.volume)?;
                 check_range(first.0, count, &head)?;
-                let operation = engine.operation(Body::Trim { volume: self.volume, first, count });
+                let operation = engine.operation(Body::Trim { volume: self.volume, first, count })?;
                 engine.apply(&operation)?;
                 engine.journal.push(&operation);
                 Ok(())

@@ -17,6 +17,7 @@ mod catalog;
 mod check;
 mod commit;
 mod contradiction;
+mod counters;
 mod engine;
 mod error;
 mod forest;

@@ -1,5 +1,8 @@
 //! Every bound of the store, in one place.
 
+use crate::format::object::RECORDS_PER_BLOCK;
+use crate::names::BUCKETS_START;
+
 /// Members of a pool.
 pub const MEMBERS_MAX: usize = 16;
 /// Blocks in one read or write call.
@@ -18,6 +21,16 @@ pub const CLONE_DEPTH_MAX: usize = 64;
 pub const LIST_MAX: usize = 1000;
 /// Extents a page holds at most.
 pub const EXTENTS_MAX: usize = 65_536;
+/// End of the change ids, where no point is made of a volume any more. What is written still carries the last.
+pub(crate) const CHANGE_IDS_END: u64 = u64::MAX - 1;
+/// Epochs at the end that only commits draw: no checkpoint is made any more.
+pub(crate) const EPOCHS_FOR_COMMITS: u64 = 1 << 40;
+/// Epochs at the very end that are for giving space back and closing: nothing new is written any more.
+pub(crate) const EPOCHS_FOR_CLOSING: u64 = 1 << 20;
+/// End of the object ids: a record lies where its id says, and name buckets follow.
+pub(crate) const OBJECTS_END: u64 = BUCKETS_START * RECORDS_PER_BLOCK;
+/// Ids at the end that are for converting checkpoints and trimming: no volume and no point is made any more.
+pub(crate) const OBJECTS_FOR_RETURNS: u64 = 1 << 20;
 /// Blocks of one intent-log record.
 pub(crate) const RECORD_BLOCKS_MAX: u64 = 64;
 /// Bytes of operations that wait for a flush before a commit starts instead.

@@ -6,6 +6,7 @@
 
 use crate::commit::superblock_places;
 use crate::contradiction::contradiction;
+use crate::counters::next;
 use crate::device::{BlockDevice, Geometry};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -236,10 +237,16 @@ pub(crate) async fn open<D: BlockDevice>(
     if let Some(loss) = restore(&shell).await {
         shell.engine.borrow_mut().failed.get_or_insert(loss);
     }
+    let generation = next(shell.engine.borrow().superblock.log_generation, "numbers of openings");
+    if let Err(error) = &generation
+        && shell.engine.borrow().failed.is_none()
+    {
+        shell.latch(error);
+    }
     if shell.engine.borrow().failed.is_none() {
         let log = {
             let mut engine = shell.engine.borrow_mut();
-            engine.superblock.log_generation += 1;
+            engine.superblock.log_generation = generation?;
             engine.forest.space.drop_claims();
             let sequence = engine.journal.position.sequence;
             let log = LogPosition { block: 0, sequence, chain: 0 };
@@ -437,7 +444,7 @@ impl<D: BlockDevice> Log<'_, D> {
             {
                 let next = LogPosition {
                     block: block + record.header.blocks(),
-                    sequence: at.sequence + 1,
+                    sequence: at.sequence.wrapping_add(1),
                     chain: record.checksum,
                 };
                 return Ok(Some((record, next)));

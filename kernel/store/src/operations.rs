@@ -2,6 +2,7 @@
 //! does the same thing live and in a replay.
 
 use crate::contradiction::contradiction;
+use crate::counters::{next, next_change};
 use crate::engine::{Applied, Head};
 use crate::error::{Error, ErrorKind};
 use crate::forest::{Step, Stop};
@@ -58,7 +59,7 @@ impl Transaction<'_> {
     }
 
     fn create_volume(&mut self, name: &Name, size: u64, line: TimelineId, time: u64) -> Step<ObjectId> {
-        let timeline = self.draw();
+        let timeline = self.draw()?;
         self.put(timeline, &Record::Timeline(new_timeline(line, ObjectId::NONE, ChangeId(0), 0)))?;
         self.add_volume(name, timeline, ObjectId::NONE, time, new_head(size), ChangeId(1))
     }
@@ -73,7 +74,7 @@ impl Transaction<'_> {
         head: VersionRecord,
         clock: ChangeId,
     ) -> Step<ObjectId> {
-        let (volume, version) = (self.draw(), self.draw());
+        let (volume, version) = (self.draw()?, self.draw()?);
         self.claim_name(ObjectId::NONE, name, volume)?;
         let parent = head.parent;
         self.put_version(version, VersionRecord { volume, created: time, ..head })?;
@@ -153,7 +154,7 @@ impl Transaction<'_> {
         parent.references += 1;
         let depth = parent.depth + 1;
         self.put(volume.timeline, &Record::Timeline(parent))?;
-        let (timeline, origin) = (self.draw(), self.draw());
+        let (timeline, origin) = (self.draw()?, self.draw()?);
         self.put(timeline, &Record::Timeline(new_timeline(line, volume.timeline, source.change, depth)))?;
         let Some(checkpoint_name) = source.name else {
             return fail(ErrorKind::Corrupt, "a checkpoint has no name; run pool.check");
@@ -167,7 +168,8 @@ impl Transaction<'_> {
             allocated: source.allocated,
             ..new_head(source.size)
         };
-        self.add_volume(name, timeline, origin, time, head, ChangeId(source.change.0 + 1))
+        let clock = next_change(source.change)?;
+        self.add_volume(name, timeline, origin, time, head, clock)
     }
 
     /// One instant of several volumes.
@@ -180,11 +182,11 @@ impl Transaction<'_> {
     ) -> Step<ObjectId> {
         let mut first = ObjectId::NONE;
         for &volume in volumes {
-            let checkpoint = self.draw();
+            let checkpoint = self.draw()?;
             first = first.some().unwrap_or(checkpoint);
             self.checkpoint_one(volume, checkpoint, name, time, incarnation)?;
         }
-        self.epoch = Epoch(self.epoch.0 + 1);
+        self.epoch = Epoch(next(self.epoch.0, "epochs of the pool")?);
         Ok(first)
     }
 
@@ -227,7 +229,7 @@ impl Transaction<'_> {
         let mut record = self.volume(volume)?;
         self.append(Chain::Member, &mut record.checkpoints, checkpoint)?;
         self.put(volume, &Record::Volume(record))?;
-        let clock = ChangeId(head.clock.0 + 1);
+        let clock = next_change(head.clock)?;
         self.set_head(volume, Head { parent: checkpoint, parent_epoch: self.epoch, clock, ..head });
         Ok(())
     }
@@ -252,7 +254,7 @@ impl Transaction<'_> {
         {
             return Ok(());
         }
-        let place = self.draw();
+        let place = self.draw()?;
         let record = IncarnationRecord { incarnation, first, link: Link::default() };
         self.put(place, &Record::Incarnation(record))?;
         self.append(Chain::Member, &mut timeline.incarnations, place)?;
@@ -315,7 +317,7 @@ impl Transaction<'_> {
         let head = self.head(volume)?;
         self.note_incarnation(volume, incarnation, head.clock)?;
         let id = self.add_refpoint(volume, name, time, incarnation, head.clock)?;
-        self.set_head(volume, Head { clock: ChangeId(head.clock.0 + 1), ..head });
+        self.set_head(volume, Head { clock: next_change(head.clock)?, ..head });
         Ok(id)
     }
 
@@ -327,7 +329,7 @@ impl Transaction<'_> {
         incarnation: u64,
         change: ChangeId,
     ) -> Step<ObjectId> {
-        let id = self.draw();
+        let id = self.draw()?;
         self.claim_name(volume, name, id)?;
         let record = self.volume(volume)?;
         let timeline = self.timeline(record.timeline)?.id;
@@ -358,7 +360,7 @@ impl Transaction<'_> {
             Some(Record::Version(version)) if version.kind == VersionKind::Checkpoint => version,
             _ => return fail(ErrorKind::NotFound, "the checkpoint was deleted meanwhile; choose another"),
         };
-        let id = self.draw();
+        let id = self.draw()?;
         let building = VersionRecord {
             kind: VersionKind::Building,
             volume,

@@ -317,7 +317,7 @@ impl<D: BlockDevice> Pool<D> {
             let message = "the volume is being reverted; try again when that has ended";
             return Err(Stop::Failed(Error::new(ErrorKind::InUse, message)));
         }
-        let operation = engine.operation(body);
+        let operation = engine.operation(body)?;
         let applied = engine.apply(&operation)?;
         engine.journal.push(&operation);
         Ok(applied.object)

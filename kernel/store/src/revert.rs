@@ -145,6 +145,7 @@ impl<D: BlockDevice> Shell<D> {
                 return Ok(None);
             }
             engine.load_head(volume)?;
+            engine.admits_draws(&Body::Revert { volume, building: checkpoint })?;
             let mut transaction = Transaction::new(engine);
             let building = transaction.start_building(checkpoint, volume)?;
             transaction.finish(Urgency::Administration)?.apply(engine);
@@ -173,7 +174,7 @@ impl<D: BlockDevice> Shell<D> {
         self.engine.borrow_mut().dirty_aside = true;
         self.commit_now(true).await?;
         self.run(|engine| {
-            let operation = engine.operation(Body::Revert { volume, building });
+            let operation = engine.operation(Body::Revert { volume, building })?;
             engine.apply(&operation)?;
             engine.journal.push(&operation);
             engine.building = None;

@@ -261,8 +261,9 @@ impl<D: BlockDevice> Shell<D> {
     /// Stops acknowledging anything, for good: what could not be made durable must not look as if it were.
     pub(crate) fn latch(&self, cause: &Error) -> Error {
         let mut engine = self.engine.borrow_mut();
-        // Damage does not go away by opening it again.
-        let then = if cause.kind() == ErrorKind::Corrupt { "" } else { "; then open it again" };
+        // Damage and exhaustion do not go away by opening it again.
+        let stays = matches!(cause.kind(), ErrorKind::Corrupt | ErrorKind::Limit);
+        let then = if stays { "" } else { "; then open it again" };
         let message = format_args!("the pool went read-only: {}{then}", cause.message());
         let mut error = Error::new(ErrorKind::ReadOnly, message);
         for observation in cause.observations() {

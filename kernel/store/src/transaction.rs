@@ -6,6 +6,7 @@
 
 use crate::cache::Tree;
 use crate::contradiction::contradiction;
+use crate::counters::used_up;
 use crate::device::Block;
 use crate::engine::{Engine, Head};
 use crate::error::{Error, ErrorKind};
@@ -16,6 +17,7 @@ use crate::format::object::{
     TimelineRecord, VersionRecord, VolumeRecord,
 };
 use crate::format::pointer::zeroed_block;
+use crate::limits::OBJECTS_END;
 use crate::names::BUCKETS_START;
 use crate::space::Urgency;
 use crate::types::{BlockIndex, ChangeId, Epoch, ObjectId};
@@ -191,10 +193,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// A new id.
-    pub(crate) fn draw(&mut self) -> ObjectId {
-        let id = ObjectId(self.next_object);
-        self.next_object += 1;
-        id
+    pub(crate) fn draw(&mut self) -> Step<ObjectId> {
+        let id = self.next_object;
+        if id >= OBJECTS_END {
+            return Err(Stop::Failed(used_up("object ids of the pool")));
+        }
+        self.next_object = id + 1;
+        Ok(ObjectId(id))
     }
 
     /// The live state of a volume.
