@@ -45,10 +45,20 @@ pub mod record {
     pub const REFPOINT: u8 = 4;
     /// A volume's change id.
     pub const VOLUME_CLOCK: usize = 90;
+    /// A volume's head.
+    pub const VOLUME_HEAD: usize = 82;
+    /// A volume's timeline.
+    pub const VOLUME_TIMELINE: usize = 98;
+    /// The volume of a version, and its parent.
+    pub const VERSION_VOLUME: usize = 67;
+    /// A version's parent.
+    pub const VERSION_PARENT: usize = 107;
     /// Start of a volume's list of checkpoints.
     pub const VOLUME_CHECKPOINTS: usize = 106;
     /// The neighbours of a version in its list: previous and next.
     pub const VERSION_LINK: usize = 75;
+    /// How far a version's release has come.
+    pub const VERSION_CURSOR: usize = 207;
     /// Root pointer of a version.
     pub const VERSION_ROOT: usize = 135;
     /// Blocks that a version counts.
@@ -63,6 +73,12 @@ pub const POINTER_SIZE: usize = 32;
 pub const POINTER_CHANGE: usize = 16;
 
 const MEMBER_SHIFT: u32 = 56;
+/// Levels of nodes in a tree.
+const LEVELS: u32 = 5;
+/// Records in a block of the object table.
+pub const RECORDS_PER_BLOCK: u64 = 16;
+/// Where the only bucket of few names lies in the object table.
+pub const FIRST_BUCKET: u64 = 1 << 34;
 
 /// A pool's disks in the hands of a forger.
 pub struct Forge {
@@ -132,6 +148,50 @@ impl Forge {
     /// Changes a number in a record.
     pub fn set_field(&mut self, (at, place): (u64, usize), field: usize, value: u64) {
         self.alter(at, |block| set_word(block, place + field, value));
+    }
+
+    /// The blocks on the way from a tree's root pointer, at `field` of `holder`, to what lies at `index`: nodes and
+    /// the content. It ends early at a hole.
+    pub fn path(&self, holder: &[u8], field: usize, index: u64) -> Vec<u64> {
+        let mut path = Vec::new();
+        let mut pointer = word(holder, field);
+        for level in (0..LEVELS).rev() {
+            if pointer == 0 {
+                return path;
+            }
+            path.push(pointer);
+            let slot = (index >> (7 * level)) % 128;
+            pointer = word(&self.block(pointer), slot as usize * POINTER_SIZE);
+        }
+        if pointer != 0 {
+            path.push(pointer);
+        }
+        path
+    }
+
+    /// The same in the object table.
+    pub fn object_path(&self, index: u64) -> Vec<u64> {
+        self.path(&self.block(self.newest()), superblock::OBJECTS, index)
+    }
+
+    /// Bytes of an object's record.
+    pub fn object(&self, id: u64) -> [u8; RECORD_SIZE] {
+        let place = (id % RECORDS_PER_BLOCK) as usize * RECORD_SIZE;
+        let mut record = [0; RECORD_SIZE];
+        if let Some(&at) = self.object_path(id / RECORDS_PER_BLOCK).last() {
+            record.copy_from_slice(&self.block(at)[place..place + RECORD_SIZE]);
+        }
+        record
+    }
+
+    /// Extents that are listed as freed: address and length.
+    pub fn freed(&self) -> Vec<(u64, u64)> {
+        let lists = self.of_kind(Kind::List).into_iter().map(|at| self.block(at));
+        let extents = |list: [u8; BLOCK_SIZE]| {
+            let count = word(&list, 0).min(255) as usize;
+            (0..count).map(move |n| (word(&list, 16 + n * 16), word(&list, 24 + n * 16)))
+        };
+        lists.flat_map(extents).collect()
     }
 
     /// The nodes above data: the lowest of all trees of volumes.

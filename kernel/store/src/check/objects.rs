@@ -10,7 +10,7 @@ use crate::format::object::{
     Bound, RECORD_SIZE, RECORDS_PER_BLOCK, Record, RootRecord, VersionKind, VersionRecord,
 };
 use crate::format::pointer::pointer_at;
-use crate::format::superblock::{SUPERBLOCK_SIZE, Superblock};
+use crate::format::superblock::{SLOTS, SUPERBLOCK_SIZE, Superblock};
 use crate::format::{Address, NODE_FANOUT, Pointer};
 use crate::names::{BUCKETS_START, bucket_names};
 use crate::types::{BlockIndex, Epoch, ObjectId};
@@ -46,8 +46,11 @@ impl<D: BlockDevice> Checker<'_, D> {
         let members = self.superblock.members.clone();
         for (member, blocks) in members.into_iter().enumerate() {
             let disk = self.shell.devices[member].name();
-            let mut newest = 0;
-            for place in superblock_places(blocks) {
+            let commit = self.superblock.commit;
+            for (n, place) in (0..).zip(superblock_places(blocks)) {
+                let slot: u64 = n % SLOTS;
+                // The other slot has the commit before.
+                let expected = commit - (commit + slot) % SLOTS;
                 let read = match self.shell.read_blocks(Address::new(member, place), 1).await {
                     Ok(read) => read,
                     Err(error) => {
@@ -59,14 +62,15 @@ impl<D: BlockDevice> Checker<'_, D> {
                 };
                 let bytes = read.first().and_then(|block| block[..SUPERBLOCK_SIZE].try_into().ok());
                 match bytes.map(Superblock::decode) {
-                    Some(Ok(found)) => newest = newest.max(found.commit),
+                    Some(Ok(found)) if found.commit >= expected && usize::from(found.member) == member => {}
+                    Some(Ok(Superblock { commit, member: of, .. })) => self.find(format!(
+                        "the superblock at block {place} of disk {disk} is of commit {commit} and member {of}, \
+                         not of commit {expected} and member {member}"
+                    )),
                     // A pool of a single commit has written only one slot.
-                    _ if self.superblock.commit < 2 => {}
+                    _ if commit < 2 => {}
                     _ => self.find(format!("the superblock at block {place} of disk {disk} is damaged")),
                 }
-            }
-            if newest < self.superblock.commit {
-                self.find(format!("disk {disk} has no superblock of commit {}", self.superblock.commit));
             }
         }
     }
