@@ -211,7 +211,7 @@ impl Case {
         let kinds = forge.kinds();
         let freed = forge.freed();
         let in_use = |at: u64| {
-            let superblock = at < 2 || at >= DISK - 2;
+            let superblock = !(2..DISK - 2).contains(&at);
             let listed =
                 freed.iter().any(|&(start, blocks)| (start..start.saturating_add(blocks)).contains(&at));
             superblock || (kinds.get(&at).is_some_and(|kind| *kind != Kind::Log) && !listed)
