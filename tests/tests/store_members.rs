@@ -174,6 +174,40 @@ fn creation_refuses_disks_that_hold_something() {
     assert!(executor.run(Pool::create(small.disks.clone(), new_pool(9), CONFIG)).is_err());
 }
 
+#[test]
+fn creation_refuses_disks_that_it_may_not_write() {
+    let foreign = {
+        let mut image = DiskImage::blank(8192);
+        image.alter(0, |block| block[510..512].copy_from_slice(&[0x55, 0xaa]));
+        image
+    };
+    for (bad, word) in [(DiskImage::blank(8192).read_only(), "read-only"), (foreign, "erase it first")] {
+        let mut world = World::unborn(&setup(Vec::new()));
+        world.power_on(vec![DiskImage::blank(8192), bad]);
+        let disks = world.disks.clone();
+        let error = world.executor.run(Pool::create(disks, new_pool(9), CONFIG)).err().expect("a refusal");
+        assert!(error.message().contains("disk vd1") && error.message().contains(word), "{error}");
+        world.executor.idle();
+        assert!(
+            world.disks.iter().all(|disk| disk.inner().unflushed() == 0),
+            "refused disks are left untouched"
+        );
+    }
+}
+
+/// Every copy of its superblock is damaged: the disk is known for a member, and neither opened nor taken for blank.
+#[test]
+fn a_member_of_which_no_superblock_is_whole_is_refused() {
+    let (mut world, mut images) = two_members(1);
+    let blocks = 9000;
+    for at in [0, 1, blocks - 2, blocks - 1] {
+        images[1].alter(at, |block| block[200] ^= 1);
+    }
+    assert_eq!(refused(&mut world, images.clone()), ErrorKind::Device);
+    world.power_on(images);
+    assert!(matches!(probed(&mut world, 1), Probe::Foreign(what) if what.contains("damaged")));
+}
+
 /// Creation may end anywhere. What is left is blank, an unfinished creation that can be made again, or a whole pool;
 /// never a pool that lacks something, and never a disk that nobody may use.
 #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::setup::{Need, ensure};
 use crate::shell::{self, cargo, say};
-use crate::workspace;
+use crate::workspace::{self, HOST};
 
 /// Every target.
 const TARGETS: [&str; 7] = ["image", "verified", "nbd", "control", "console", "token", "device"];
@@ -19,7 +19,6 @@ const TARGETS: [&str; 7] = ["image", "verified", "nbd", "control", "console", "t
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
                      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
                      -Cllvm-args=-sanitizer-coverage-pc-table -Cforce-frame-pointers=yes";
-const HOST: &str = "x86_64-unknown-linux-gnu";
 const PACKAGE: &str = "datum-fuzz";
 /// Targets that run at once.
 const AT_ONCE: usize = 2;
@@ -44,7 +43,7 @@ pub fn run(names: &[String], seconds: u64) -> Result<bool> {
     let program = build()?;
     let chosen: Vec<_> =
         TARGETS.into_iter().filter(|name| names.is_empty() || names.iter().any(|n| n == name)).collect();
-    let mut good = true;
+    let (mut good, mut total) = (true, 0);
     println!("{:<10} {:>12} {:>10} {:>12}", "target", "executions", "a second", "new inputs");
     for pair in chosen.chunks(AT_ONCE) {
         let started: Result<Vec<_>> =
@@ -54,8 +53,10 @@ pub fn run(names: &[String], seconds: u64) -> Result<bool> {
             let rate = outcome.executions / seconds.max(1);
             println!("{:<10} {:>12} {rate:>10} {:>12}", outcome.name, outcome.executions, outcome.new);
             good &= outcome.good;
+            total += outcome.executions;
         }
     }
+    println!("{:<10} {total:>12}", "all");
     Ok(good)
 }
 

@@ -14,6 +14,9 @@ use crate::shell;
 /// The target that the appliance is built for.
 pub const BARE_TARGET: &str = "x86_64-unknown-none";
 
+/// The host that fuzzing and coverage are measured on.
+pub const HOST: &str = "x86_64-unknown-linux-gnu";
+
 /// The repository's root: the nearest directory above the running package (or above the current directory)
 /// whose Cargo.toml declares a workspace.
 pub fn root() -> &'static Path {

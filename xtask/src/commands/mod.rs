@@ -16,6 +16,7 @@ mod bench;
 mod build;
 mod ci;
 mod console;
+mod coverage;
 mod ctl;
 mod demo;
 mod fuzz;
@@ -53,6 +54,7 @@ commands! {
     test => Test,
     sim => Sim,
     fuzz => Fuzz,
+    coverage => Coverage,
     bench => Bench,
     ci => Ci,
     tidy => Tidy,

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: every test. First those of the host, then the crash simulator, then those that boot the
-//! kernel under QEMU: the test targets of `datum-tests` that require its feature `qemu`.
+//! `cargo xtask test`: every test. First those of the host, then the crash simulator and the fuzzer, then those that boot
+//! the kernel under QEMU: the test targets of `datum-tests` that require its feature `qemu`.
 //!
 //! The output passes through here to be counted, so that the last line is the sum of all.
 
@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::sim;
+use crate::fuzz;
 use crate::kernel;
 use crate::setup::{Need, ensure};
 use crate::shell::{self, cargo, say};
@@ -19,7 +20,7 @@ use crate::workspace::{self, items, members, text};
 /// Run every test, on the host and in QEMU.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The host's test programs only: no crash simulator, no kernel, no QEMU.
+    /// The host's test programs only: no crash simulator, no fuzzer, no kernel, no QEMU.
     #[arg(long)]
     quick: bool,
     /// Also the tests that are marked as ignored because they run long.
@@ -31,6 +32,9 @@ pub(super) struct Arguments {
 
 /// Where the QEMU tests find the kernel.
 const KERNEL_VARIABLE: &str = "DATUM_KERNEL";
+
+/// How long each target of the fuzzer runs.
+const FUZZ_SECONDS: u64 = 20;
 
 const TESTS: &str = "datum-tests";
 const QEMU_FEATURE: &str = "qemu";
@@ -47,6 +51,7 @@ impl Arguments {
         self.count(cargo().args(["test", "--locked", "--no-fail-fast"]), &mut tally)?;
         if !self.quick {
             self.simulate(&mut tally);
+            self.fuzz(&mut tally)?;
             self.qemu_tests(&mut tally)?;
         }
         say(format!("{} test programs in {} s", tally.programs, started.elapsed().as_secs()));
@@ -63,6 +68,18 @@ impl Arguments {
                 Err(_) => tally.failed += 1,
             }
         }
+    }
+
+    /// Hostile bytes for a short while; no test program either.
+    fn fuzz(&self, tally: &mut Tally) -> Result<()> {
+        if self.filters.is_empty() {
+            tally.programs += 1;
+            match fuzz::run(&[], FUZZ_SECONDS)? {
+                true => tally.passed += 1,
+                false => tally.failed += 1,
+            }
+        }
+        Ok(())
     }
 
     fn qemu_tests(&self, tally: &mut Tally) -> Result<()> {

@@ -18,6 +18,8 @@ pub enum Need {
     BareTarget,
     /// rustfmt and clippy.
     Lints,
+    /// cargo-llvm-cov, and the LLVM tools of the toolchain.
+    Coverage,
     /// The C++ compiler that builds libFuzzer.
     Cxx,
     /// The emulator.
@@ -35,6 +37,9 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     }
     if needs.contains(&Need::Lints) {
         rust::ensure_lints()?;
+    }
+    if needs.contains(&Need::Coverage) {
+        rust::ensure_coverage()?;
     }
     let programs = debian::PROGRAMS.iter().filter(|program| needs.contains(&program.need));
     debian::ensure(programs)

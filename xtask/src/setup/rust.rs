@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::shell;
-use crate::workspace::{self, BARE_TARGET};
+use crate::workspace::{self, BARE_TARGET, HOST};
 
 /// The standard library for the bare machine.
 pub(super) fn ensure_target() -> Result<()> {
@@ -24,6 +24,17 @@ pub(super) fn ensure_lints() -> Result<()> {
         return Ok(());
     }
     rustup(&["component", "add", "rustfmt", "clippy"], "rustfmt and clippy")
+}
+
+/// What measures coverage.
+pub(super) fn ensure_coverage() -> Result<()> {
+    if !sysroot()?.join("lib/rustlib").join(HOST).join("bin/llvm-cov").is_file() {
+        rustup(&["component", "add", "llvm-tools"], "LLVM's tools")?;
+    }
+    if shell::find_program("cargo-llvm-cov").is_none() {
+        shell::run(shell::cargo().args(["install", "--locked", "cargo-llvm-cov"]))?;
+    }
+    Ok(())
 }
 
 /// The directory of the toolchain that builds this workspace.
