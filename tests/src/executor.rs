@@ -189,6 +189,11 @@ impl Executor {
         self.unawaited(steps);
     }
 
+    /// The same; false if nothing moves any more.
+    pub fn goes_on(&mut self, steps: u64) -> bool {
+        self.unawaited(steps) != Some(Stopped::Deadlock)
+    }
+
     /// Runs until nothing moves any more.
     pub fn idle(&mut self) {
         let stopped = self.unawaited(STEPS_MAX);

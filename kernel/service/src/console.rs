@@ -25,7 +25,7 @@ use datum_protocol::console::{
 use datum_protocol::control::Command;
 use datum_store::device::BlockDevice;
 use datum_store::{Name, Result as StoreResult};
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 
 const PROMPT: &str = "datum> ";
 
@@ -109,7 +109,11 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
     async fn run(&self, command: Command, json: bool) -> Result<(), Disconnected> {
         self.session.count(&self.session.requests, 1);
         let subscribes = matches!(command, Command::EventSubscribe {});
-        let text = match self.appliance.execute(command).await {
+        let executed = pin!(self.appliance.execute(command));
+        let left = pin!(self.port.left());
+        // It may wait for a suspended volume, which perhaps only the next person resumes.
+        let Either::Left((outcome, _)) = select(executed, left).await else { return Err(Disconnected) };
+        let text = match outcome {
             Ok(result) if json => format!("{result}\n"),
             Ok(result) => render(&result),
             Err(error) => render_error(&error),

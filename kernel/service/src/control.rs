@@ -1,7 +1,7 @@
 //! Control sessions: JSON-RPC requests in, answers in their order, and events in between once asked for.
 //!
-//! A request runs to its end even when its client leaves. One session's long request holds up only that session:
-//! what takes really long is a job anyway.
+//! A request runs to its end even when its client leaves, and the next client does not wait for it. One session's
+//! long request holds up only that session: what takes really long is a job anyway.
 
 use crate::appliance::Appliance;
 use crate::environment::Environment;
@@ -18,7 +18,7 @@ use core::convert::Infallible;
 use core::pin::pin;
 use datum_protocol::control::{BadRequest, Command, Frame, Lines, decode, encode};
 use datum_store::device::BlockDevice;
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 
 /// Bytes received at a time.
 const BUFFER_BYTES: usize = 1024;
@@ -81,7 +81,10 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'
             Err(bad) => return self.refuse(bad).await,
         };
         let subscribes = matches!(call.command, Command::EventSubscribe {});
-        let outcome = self.appliance.execute(call.command).await;
+        let executed = pin!(self.appliance.execute(call.command));
+        let left = pin!(self.port.left());
+        // It may wait for a suspended volume, which perhaps only the next client resumes.
+        let Either::Left((outcome, _)) = select(executed, left).await else { return Err(Disconnected) };
         if subscribes && outcome.is_ok() {
             self.subscribe();
         }

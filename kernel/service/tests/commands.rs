@@ -220,3 +220,30 @@ fn the_console_does_what_control_does() {
     let volumes = control.call(&mut rig, "volume.list", json!({}));
     assert_eq!(names(&volumes), ["db"]);
 }
+
+/// A query of a suspended volume waits for the resume, which may have to come through the same port. A client that gave
+/// up waiting once left a port that greeted nobody any more.
+#[test]
+fn whoever_leaves_a_query_of_a_suspended_volume_frees_the_port() {
+    let (mut rig, mut control) = fresh();
+    control.call(&mut rig, "volume.create", json!({"name": "db", "size": 1 << 20}));
+    control.call(&mut rig, "refpoint.create", json!({"volume": "db", "name": "r"}));
+    control.call(&mut rig, "volume.suspend", json!({"volume": "db"}));
+    let console = rig.console();
+    console.connect();
+    rig.settle();
+    console.send(b"changes db --since r\n");
+    control.send("changes.query", json!({"volume": "db", "since": "r"}));
+    rig.settle();
+    for client in [&console, &control.client] {
+        client.leave();
+        rig.settle();
+        client.connect();
+    }
+    assert_eq!(control.line(&mut rig)["method"], "hello");
+    let banner = rig.run(async move { console.receive(5).await });
+    assert_eq!(banner, b"Datum");
+    control.call(&mut rig, "volume.resume", json!({"volume": "db"}));
+    let changes = control.call(&mut rig, "changes.query", json!({"volume": "db", "since": "r"}));
+    assert_eq!(changes["changed_bytes"], 0);
+}

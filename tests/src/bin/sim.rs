@@ -4,6 +4,7 @@
 
 use clap::Parser;
 use datum_tests::explore::{Options, SHORT_STATES_MIN, explore, replay};
+use datum_tests::service;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,12 +23,19 @@ struct Arguments {
     /// Run the one case that a failure has named.
     #[arg(long, value_name = "PLACE")]
     replay: Option<String>,
+    /// Only service and clients.
+    #[arg(long)]
+    service: bool,
+    /// Runs of service and clients.
+    #[arg(long, default_value_t = 100)]
+    runs: u64,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(place) = arguments.replay {
-        return match replay(&place, arguments.seed) {
+    if let Some(place) = &arguments.replay {
+        let held = if arguments.service { service::replay(place) } else { replay(place, arguments.seed) };
+        return match held {
             Ok(()) => {
                 println!("everything holds");
                 ExitCode::SUCCESS
@@ -38,16 +46,38 @@ fn main() -> ExitCode {
             }
         };
     }
-    let options = match arguments.hours {
-        Some(hours) => Options::long(arguments.seed, Duration::from_secs_f64(hours * 3600.0)),
+    // Nights are shared out evenly.
+    let parts = if arguments.service { 1.0 } else { 2.0 };
+    let time = arguments.hours.map(|hours| Duration::from_secs_f64(hours * 3600.0 / parts));
+    let store = arguments.service || the_store(&arguments, time);
+    if the_service(&arguments, time) && store { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The store alone, exhaustively.
+fn the_store(arguments: &Arguments, time: Option<Duration>) -> bool {
+    let options = match time {
+        Some(time) => Options::long(arguments.seed, time),
         None => Options::short(arguments.seed),
     };
     let report = explore(Options { threads: arguments.threads, ..options });
     print!("{}", report.table());
     let enough = report.complete && report.counts.states >= SHORT_STATES_MIN;
-    if !enough && arguments.hours.is_none() {
+    if !enough && time.is_none() {
         println!("not every sequence has run, or they left fewer than {SHORT_STATES_MIN} states");
-        return ExitCode::FAILURE;
+        return false;
     }
-    if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    report.failures.is_empty()
+}
+
+/// Store and service with clients, at random.
+fn the_service(arguments: &Arguments, time: Option<Duration>) -> bool {
+    let report = service::run(service::Options {
+        seed: arguments.seed,
+        seeds: arguments.runs,
+        time,
+        threads: arguments.threads,
+        shrink: true,
+    });
+    print!("{}", report.table());
+    report.failures.is_empty()
 }

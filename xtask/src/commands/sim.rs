@@ -1,7 +1,8 @@
 //! `cargo xtask sim`: looks further than the tests do.
 //!
-//! It builds the crash simulator (the program `sim` of `datum-tests`), optimised, and runs it; with `--defects` it
-//! puts faults into the store instead.
+//! It builds the crash simulator (the program `sim` of `datum-tests`), optimised, and runs it: the store alone at every
+//! moment of every short history, then the service with clients at random. With `--defects` it puts faults into both
+//! instead.
 
 use std::process::{Command, ExitCode};
 
@@ -10,10 +11,12 @@ use anyhow::Result;
 use crate::defects;
 use crate::shell::{self, cargo};
 
-/// Lose power, simulated, at every moment of every short history; or put known defects into the store.
+/// Lose power, simulated, at every moment of every short history, then under service and clients; or put known
+/// defects into them.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// Look at all states of all short histories, then at longer random ones, for so many hours.
+    /// Look for so many hours: half of them at all states of all short histories, then at longer random ones; half at
+    /// service and clients.
     #[arg(long)]
     hours: Option<f64>,
     /// Seeds every choice.
@@ -25,9 +28,15 @@ pub(super) struct Arguments {
     /// Run the one case that a failure has named, under the seed that it has named.
     #[arg(long, value_name = "PLACE", conflicts_with = "hours")]
     replay: Option<String>,
+    /// Only the service with its clients. `--replay` then takes `seed` or `seed:steps`.
+    #[arg(long)]
+    service: bool,
+    /// So many runs of service and clients.
+    #[arg(long, value_name = "COUNT")]
+    runs: Option<u64>,
     /// Put known defects into a copy of the store, one at a time, and see that its tests notice each: those of
     /// tests/defects/ by name; all if none is named.
-    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["hours", "seed", "threads", "replay"])]
+    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["hours", "seed", "threads", "replay", "service", "runs"])]
     defects: Option<Vec<String>>,
 }
 
@@ -42,8 +51,10 @@ impl Arguments {
             ("--hours", self.hours.map(|hours| hours.to_string())),
             ("--seed", self.seed.map(|seed| seed.to_string())),
             ("--threads", self.threads.map(|threads| threads.to_string())),
+            ("--runs", self.runs.map(|runs| runs.to_string())),
             ("--replay", self.replay),
         ];
+        command.args(self.service.then_some("--service"));
         for (option, value) in options {
             command.args(value.map(|value| format!("{option}={value}")));
         }

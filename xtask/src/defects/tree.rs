@@ -37,7 +37,7 @@ impl Tree {
         outcome
     }
 
-    /// Sees that the store compiles with each of the defects, as many at a time as leave each other's lines
+    /// Sees that store and service compile with each of the defects, as many at a time as leave each other's lines
     /// alone.
     pub(super) fn compile(&self, defects: &[Defect]) -> Result<()> {
         let mut left: Vec<&Defect> = defects.iter().collect();
@@ -50,7 +50,15 @@ impl Tree {
                     Err(_) => later.push(defect),
                 }
             }
-            let mut check = self.cargo(&["check", "--locked", "--quiet", "--package", "datum-store"]);
+            let mut check = self.cargo(&[
+                "check",
+                "--locked",
+                "--quiet",
+                "--package",
+                "datum-store",
+                "--package",
+                "datum-service",
+            ]);
             let output = check.stdin(Stdio::null()).output()?;
             self.restore(&changed)?;
             let errors = String::from_utf8_lossy(&output.stderr);

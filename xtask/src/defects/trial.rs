@@ -21,11 +21,12 @@ const GLANCE: Duration = Duration::from_millis(10);
 
 /// The programs in the order in which they run: what random runs catch needs no test of its own, and what
 /// only a story catches was found by somebody who knew it.
-const ORDER: [&str; 5] = ["store_random", "store_explore", "store_matrix", "store_faults", "store_traps"];
+const ORDER: [&str; 6] =
+    ["store_random", "service_random", "store_explore", "store_matrix", "store_faults", "store_traps"];
 
 /// What Cargo builds first, and only where that notices nothing.
 const STAGES: [&[&str]; 2] = [
-    &["--package", "datum-tests", "--test", "store_random"],
+    &["--package", "datum-tests", "--test", "store_random", "--test", "service_random"],
     &["--package", "datum-store", "--package", "datum-tests", "--lib", "--test", "store_*"],
 ];
 

@@ -1,0 +1,566 @@
+//! What a client finds after a recovery: everything the appliance shows, read through its own ports, and held
+//! against the log.
+//!
+//! All that is found together is one look, at the moment to which the pool has come: no earlier than what was
+//! acknowledged as durable, and no earlier than the sending of anything that is found.
+
+use super::Context;
+use super::block::{BLOCK, Bytes, Look};
+use super::judge::{Image, Judge, Life, Place, PointId, VolumeId};
+use super::log::{NEVER, OpId, Span, Tick};
+use super::nbd::{self, Mode, Opened, Told};
+use super::wire::Wire;
+use crate::rng::Rng;
+use datum_service::environment::Environment;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// How often the end of a check is looked for.
+const POLLS_MAX: usize = 2000;
+
+/// Blocks that are read at a time.
+const READ_BLOCKS: u64 = 40;
+
+/// A volume as it is shown.
+pub(crate) struct Shown {
+    blocks: Vec<Bytes>,
+    checkpoints: BTreeMap<String, Vec<Bytes>>,
+    refpoints: BTreeSet<String>,
+}
+
+/// A pool as it is shown.
+pub(crate) type View = BTreeMap<String, Shown>;
+
+/// The client that looks at everything.
+pub(crate) struct Audit {
+    control: Wire,
+    nbd: Wire,
+    context: Context,
+    rng: Rng,
+    next: u64,
+}
+
+impl Audit {
+    pub(crate) fn new(control: Wire, nbd: Wire, context: Context, seed: u64) -> Self {
+        Self { control, nbd, context, rng: Rng::new(seed), next: 0 }
+    }
+
+    /// Reads everything, compares it with the log, and starts afresh from there.
+    pub(crate) async fn run(mut self) {
+        let lied = self.context.judge.borrow().lied;
+        self.control.connect();
+        self.control.hear_line().await;
+        let view = match self.view().await {
+            Ok(view) => view,
+            Err(_) if lied => return,
+            Err(what) => panic!("after a recovery: {what}"),
+        };
+        if lied {
+            return self.context.judge.borrow().right_bytes(&view).unwrap_or_else(|what| panic!("{what}"));
+        }
+        {
+            let mut judge = self.context.judge.borrow_mut();
+            judge.recovered(&view).unwrap_or_else(|what| panic!("after a recovery: {what}"));
+            judge.keep(&view);
+        }
+        self.check().await;
+        self.changes(&view).await;
+        self.lost_tokens().await;
+        self.context.judge.borrow_mut().settle(&view);
+        self.control.leave(&mut self.rng);
+        self.nbd.leave(&mut self.rng);
+    }
+
+    async fn call(&mut self, method: &str, params: Value) -> Result<Value, String> {
+        self.next += 1;
+        let request = json!({ "jsonrpc": "2.0", "id": self.next, "method": method, "params": params });
+        self.control.say(format!("{request}\n").as_bytes());
+        let line = self.control.hear_line().await;
+        let mut answer: Value = serde_json::from_slice(&line).expect("an answer is JSON");
+        match answer.get("error") {
+            Some(error) => Err(format!("{method} {params}: {error}")),
+            None => Ok(answer["result"].take()),
+        }
+    }
+
+    /// All items of a list, by pages.
+    async fn list(&mut self, method: &str, mut params: Value) -> Result<Vec<String>, String> {
+        let mut names = Vec::new();
+        params["limit"] = json!(self.rng.between(1, 9));
+        loop {
+            let page = self.call(method, params.clone()).await?;
+            let items = page["items"].as_array().ok_or("no items")?;
+            names.extend(items.iter().filter_map(|item| item["name"].as_str()).map(str::to_owned));
+            match page.get("next") {
+                Some(next) => params["after"] = next.clone(),
+                None => return Ok(names),
+            }
+        }
+    }
+
+    async fn view(&mut self) -> Result<View, String> {
+        let status = self.call("pool.status", json!({})).await?;
+        if status.get("read_only").is_some() {
+            return Err(format!("the pool takes no writes: {status}"));
+        }
+        let mut view = View::new();
+        for volume in self.list("volume.list", json!({})).await? {
+            let mut checkpoints = BTreeMap::new();
+            for checkpoint in self.list("checkpoint.list", json!({ "volume": volume })).await? {
+                let blocks = self.contents(&format!("{volume}@{checkpoint}")).await?;
+                checkpoints.insert(checkpoint, blocks);
+            }
+            let refpoints = self.list("refpoint.list", json!({ "volume": volume })).await?;
+            let shown = Shown {
+                blocks: self.contents(&volume).await?,
+                checkpoints,
+                refpoints: refpoints.into_iter().collect(),
+            };
+            view.insert(volume, shown);
+        }
+        Ok(view)
+    }
+
+    /// All blocks of an export.
+    async fn contents(&mut self, export: &str) -> Result<Vec<Bytes>, String> {
+        let mode = *self.rng.pick(&[Mode::Simple, Mode::Structured, Mode::Extended]);
+        self.nbd.connect();
+        let open = match nbd::open(&self.nbd, mode, export, &[]).await {
+            Opened::Open(open) => open,
+            Opened::Refused(reply) => return Err(format!("{export} does not open: {reply:#x}")),
+        };
+        let mut blocks = Vec::new();
+        let size = open.size / BLOCK as u64;
+        while (blocks.len() as u64) < size {
+            let count = READ_BLOCKS.min(size - blocks.len() as u64) as usize;
+            let (offset, length) = ((blocks.len() * BLOCK) as u64, (count * BLOCK) as u64);
+            self.nbd.say(&nbd::request(mode, nbd::READ, 0, offset, offset, length));
+            let data = self.data(mode, offset, length).await.map_err(|e| format!("{export}: error {e}"))?;
+            blocks.extend(
+                data.chunks_exact(BLOCK).map(|block| Rc::new(<[u8; BLOCK]>::try_from(block).unwrap())),
+            );
+        }
+        self.nbd.leave(&mut self.rng);
+        Ok(blocks)
+    }
+
+    async fn data(&mut self, mode: Mode, offset: u64, length: u64) -> Result<Vec<u8>, u32> {
+        let mut data = vec![0; length as usize];
+        loop {
+            let chunk = nbd::chunk(&self.nbd, mode).await;
+            let done = chunk.done;
+            if chunk.simple {
+                return Ok(self.nbd.hear(length as usize).await);
+            }
+            match chunk.told() {
+                Told::Data(at, bytes) => {
+                    data[(at - offset) as usize..][..bytes.len()].copy_from_slice(&bytes);
+                }
+                Told::Error(error) => return Err(error),
+                _ => {}
+            }
+            if done {
+                return Ok(data);
+            }
+        }
+    }
+
+    /// The pool's own check must find nothing.
+    async fn check(&mut self) {
+        let method = if self.rng.chance(30) { "pool.scrub" } else { "pool.check" };
+        let started = self.call(method, json!({})).await.unwrap_or_else(|what| panic!("{what}"));
+        for _ in 0..POLLS_MAX {
+            let shown = self.call("job.show", json!({ "job": started["job"] })).await;
+            let shown = shown.unwrap_or_else(|what| panic!("{what}"));
+            if !["queued", "running"].contains(&shown["state"].as_str().unwrap_or_default()) {
+                assert!(
+                    shown["state"] == "done" && shown["result"]["errors"] == 0,
+                    "{method} after a recovery: {shown}"
+                );
+                return;
+            }
+            self.context.environment.sleep(10_000_000).await;
+        }
+        panic!("{method} does not end");
+    }
+
+    /// Asks for the changes since every point and token, up to now and to every checkpoint, and takes the answers
+    /// that fit as what they must be from now on.
+    async fn changes(&mut self, view: &View) {
+        let questions = self.context.judge.borrow().questions();
+        for Question { place, mark, since, volume, until } in questions {
+            let size = self.context.judge.borrow().likely_size(place);
+            let params = json!({ "volume": volume, "since": since, "until": until });
+            let answer = self.changed(params, size).await;
+            let mut judge = self.context.judge.borrow_mut();
+            let changed = match answer {
+                Ok(changed) => changed,
+                // A token of a point that was not durable yet, and is lost.
+                Err(error) if refused(&error) && judge.is_lost(place.volume, mark) => {
+                    let tokens = std::mem::take(&mut judge.volumes[place.volume].marks[mark].tokens);
+                    judge.lost.extend(tokens.into_iter().map(|token| (place.volume, token)));
+                    continue;
+                }
+                Err(error) => {
+                    let newer = judge.may_be_newer(place, mark) && error.contains("refpoint_newer");
+                    assert!(newer, "changes of {volume} since {since} until {until:?}: {error}");
+                    continue;
+                }
+            };
+            let look = Look { span: judge.horizon(), durable: true };
+            let verdict = judge.changes(place, mark, 0, &changed, look);
+            let differ = judge.differences(place, mark, &changed, &view[&volume]);
+            verdict.and(differ).unwrap_or_else(|what| {
+                panic!("after a recovery: changes of {volume} since {since} until {until:?}: {what}")
+            });
+            judge.volumes[place.volume].marks[mark].settled.insert(place.checkpoint, changed);
+        }
+    }
+
+    /// Tokens of points that are lost are refused for ever, whatever points are made in their place.
+    async fn lost_tokens(&mut self) {
+        let lost = self.context.judge.borrow().lost.clone();
+        for (volume, since) in lost {
+            let name = {
+                let judge = self.context.judge.borrow();
+                judge.volumes[volume].name(&judge.log).map(str::to_owned)
+            };
+            let Some(name) = name else { continue };
+            let answer = self.call("changes.query", json!({ "volume": name, "since": since })).await;
+            assert!(
+                answer.as_ref().is_err_and(|error| refused(error)),
+                "changes of {name} since {since}, a point that is lost: {answer:?}"
+            );
+        }
+    }
+
+    async fn changed(&mut self, mut params: Value, size: u64) -> Result<Vec<bool>, String> {
+        let mut changed = vec![false; size as usize];
+        params["limit"] = json!(self.rng.between(1, 50));
+        loop {
+            let answer = self.call("changes.query", params.clone()).await?;
+            for extent in answer["extents"].as_array().ok_or("no extents")? {
+                let number = |key: &str| extent[key].as_u64().unwrap_or(0) as usize / BLOCK;
+                changed[number("offset")..][..number("length")].fill(true);
+            }
+            match answer.get("next_offset") {
+                Some(next) => params["offset"] = next.clone(),
+                None => return Ok(changed),
+            }
+        }
+    }
+}
+
+/// Whether an error says that a point may not be compared with.
+fn refused(error: &str) -> bool {
+    error.contains("refpoint_newer") || error.contains("refpoint_foreign")
+}
+
+/// What has changed since a mark?
+struct Question {
+    place: Place,
+    mark: usize,
+    since: String,
+    volume: String,
+    until: Option<String>,
+}
+
+impl Judge {
+    /// No byte is shown that nobody wrote there.
+    fn right_bytes(&self, view: &View) -> Result<(), String> {
+        let look = Look::at(Span { from: 0, to: NEVER - 1 });
+        for (name, shown) in view {
+            let Some(volume) = self.named(name, look.span).last().copied() else { continue };
+            for (block, bytes) in (0..).zip(&shown.blocks) {
+                if let Some(known) = self.volumes[volume].blocks.get(block as usize) {
+                    known.with_old().look(&self.log, block, 0, &bytes[..], look)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The span of the look that follows a recovery.
+    fn horizon(&self) -> Span {
+        Span { from: self.recovery, to: NEVER - 1 }
+    }
+
+    /// Holds what a recovery shows against the log.
+    fn recovered(&mut self, view: &View) -> Result<(), String> {
+        let mut horizon = self.log.durable();
+        let mut found: BTreeSet<OpId> = BTreeSet::new();
+        let first = Look { span: Span { from: horizon, to: NEVER - 1 }, durable: true };
+        self.match_names(view)?;
+        let places: Vec<(VolumeId, &Shown)> =
+            self.found.iter().map(|(name, volume)| (*volume, &view[name])).collect();
+        for (volume, shown) in &places {
+            self.found_in(*volume, shown, first, &mut found)?;
+        }
+        for (id, volume) in self.volumes.iter().enumerate() {
+            let names = volume.names.iter();
+            found.extend(names.filter_map(|(name, life)| self.proof(life, self.is_found(id, name))));
+        }
+        for op in &found {
+            horizon = horizon.max(self.log.op(*op).reached);
+        }
+        self.recovery = horizon;
+        let look = Look { span: self.horizon(), durable: true };
+        // A command that was found has happened, wholly.
+        found.into_iter().for_each(|op| self.log.happened(op));
+        for volume in 0..self.volumes.len() {
+            let shown = places.iter().find(|(id, _)| *id == volume).map(|(_, shown)| *shown);
+            self.there_or_not(volume, shown, look)?;
+        }
+        for (volume, shown) in &places {
+            let known = &self.volumes[*volume];
+            let mut sizes = known.sizes_at(&self.log, look);
+            let size = shown.blocks.len() as u64;
+            if !sizes.any(|known| known == size) {
+                return Err(format!("volume {volume} has {size} blocks"));
+            }
+            for (block, bytes) in (0..).zip(&shown.blocks) {
+                let block_known = known.blocks.get(block as usize).ok_or("a block that never was")?;
+                block_known
+                    .look(&self.log, block, 0, &bytes[..], look)
+                    .map_err(|what| format!("after a recovery, volume {volume}: {what}"))?;
+            }
+        }
+        for (volume, shown) in &places {
+            self.checkpoints_hold(*volume, shown)?;
+        }
+        Ok(())
+    }
+
+    /// Which volume each name stands for.
+    fn match_names(&mut self, view: &View) -> Result<(), String> {
+        self.found.clear();
+        for name in view.keys() {
+            let named = self.named(name, Span { from: self.log.durable(), to: NEVER - 1 });
+            let volume =
+                *named.first().ok_or_else(|| format!("volume {name} is there, and should not be"))?;
+            if self.found.values().any(|known| *known == volume) {
+                return Err(format!("volume {name} is there twice"));
+            }
+            self.found.insert(name.clone(), volume);
+        }
+        Ok(())
+    }
+
+    /// Whether a recovery has found a volume, under this name.
+    fn is_found(&self, volume: VolumeId, name: &str) -> bool {
+        self.found.get(name) == Some(&volume)
+    }
+
+    /// Operations that what is shown of a volume proves.
+    fn found_in(
+        &self,
+        volume: VolumeId,
+        shown: &Shown,
+        look: Look,
+        found: &mut BTreeSet<OpId>,
+    ) -> Result<(), String> {
+        let known = &self.volumes[volume];
+        for (block, bytes) in (0..).zip(&shown.blocks) {
+            if let Some(known) = known.blocks.get(block as usize) {
+                let seen = known.look(&self.log, block, 0, &bytes[..], look);
+                let seen = seen.map_err(|what| format!("after a recovery, volume {volume}: {what}"))?;
+                found.extend(seen.into_iter().map(|at| known.puts[at].op));
+            }
+        }
+        let points = known.points.iter().map(|p| (&p.life, shown.has(&p.name, p.image.is_some())));
+        for (life, is_shown) in points {
+            found.extend(self.proof(life, is_shown));
+        }
+        Ok(())
+    }
+
+    /// The operation that something's being there, or not, proves.
+    fn proof(&self, life: &Life, is_shown: bool) -> Option<OpId> {
+        let mut ends = life.ends.iter().copied().filter(|end| !self.log.op(*end).void);
+        if is_shown {
+            return Some(life.born).filter(|born| !self.log.op(*born).void);
+        }
+        let end = ends.next().filter(|_| ends.next().is_none())?;
+        let born = self.log.op(life.born);
+        (!born.void && born.durable && born.span.to < NEVER).then_some(end)
+    }
+
+    /// What must be there is, and what must not is not.
+    fn there_or_not(&self, volume: VolumeId, shown: Option<&Shown>, look: Look) -> Result<(), String> {
+        let known = &self.volumes[volume];
+        for (name, life) in &known.names {
+            self.lives(life, self.is_found(volume, name), look)
+                .map_err(|what| format!("volume {name} {what}"))?;
+        }
+        for point in &known.points {
+            let Some(shown) = shown else { break };
+            let is_shown = shown.has(&point.name, point.image.is_some());
+            let others = known
+                .points
+                .iter()
+                .filter(|other| other.name == point.name && other.image.is_some() == point.image.is_some());
+            if others.count() == 1 {
+                let name = &point.name;
+                self.lives(&point.life, is_shown, look)
+                    .map_err(|what| format!("{name} of {volume} {what}"))?;
+            }
+        }
+        let points = known.points.iter().map(|point| (&point.name, point.image.is_some()));
+        let points: BTreeSet<(&String, bool)> = points.collect();
+        let Some(shown) = shown else { return Ok(()) };
+        let all = shown.checkpoints.keys().map(|name| (name, true));
+        match all.chain(shown.refpoints.iter().map(|name| (name, false))).find(|key| !points.contains(key)) {
+            Some((name, _)) => Err(format!("{name} of {volume} is there, and nobody made it")),
+            None => Ok(()),
+        }
+    }
+
+    fn lives(&self, life: &Life, shown: bool, look: Look) -> Result<(), String> {
+        let been = |op: OpId| {
+            let op = self.log.op(op);
+            !op.void && (op.span.to < look.span.from || (op.durable && op.span.to < NEVER))
+        };
+        let ended = life.ends.iter().copied().find(|end| been(*end));
+        if shown && let Some(end) = ended {
+            return Err(format!("is there, although it was ended by [{}]", self.log.line(end)));
+        }
+        if shown && self.log.op(life.born).void {
+            return Err(format!("is there, although [{}] was refused", self.log.line(life.born)));
+        }
+        let may_have_ended = life.ends.iter().any(|end| !self.log.op(*end).void);
+        if !shown && been(life.born) && !may_have_ended {
+            return Err(format!("is gone, although it was made by [{}]", self.log.line(life.born)));
+        }
+        Ok(())
+    }
+
+    /// Each checkpoint holds what its volume held at one instant of its making, and keeps it.
+    fn checkpoints_hold(&mut self, volume: VolumeId, shown: &Shown) -> Result<(), String> {
+        // What one block proves of that instant holds for all the others.
+        for round in 0..2 {
+            for (name, blocks) in &shown.checkpoints {
+                let Some(point) = self.point(volume, name, true) else { continue };
+                let known = &self.volumes[volume];
+                let made = known.marks[known.points[point].mark].made;
+                let span = Span { from: self.log.op(made).reached, to: self.log.op(made).span.to };
+                let image = known.points[point].image.as_ref();
+                let mut proved: Vec<Tick> = Vec::new();
+                for (block, bytes) in (0..).zip(blocks) {
+                    let read = image.and_then(|image| image.blocks.get(&block));
+                    if read.is_some_and(|read| read != bytes) {
+                        return Err(format!("block {block} of checkpoint {name} is not what it was"));
+                    }
+                    let Some(puts) = known.blocks.get(block as usize).filter(|_| !self.is_settled(made))
+                    else {
+                        continue;
+                    };
+                    let seen = puts.look(&self.log, block, 0, &bytes[..], Look::at(span));
+                    let seen = seen.map_err(|what| format!("checkpoint {name} of {volume}: {what}"))?;
+                    proved.extend(seen.into_iter().map(|at| self.log.op(puts.puts[at].op).span.from));
+                }
+                if round == 0 {
+                    proved.into_iter().for_each(|moment| self.log.reach(made, moment));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an operation is older than the last recovery.
+    fn is_settled(&self, op: OpId) -> bool {
+        op < self.settled_before
+    }
+
+    /// Whether nobody was ever told that a mark had been made.
+    fn is_lost(&self, volume: VolumeId, mark: usize) -> bool {
+        self.log.op(self.volumes[volume].marks[mark].made).span.to == NEVER
+    }
+
+    /// All questions about changes that have an answer.
+    fn questions(&self) -> Vec<Question> {
+        let mut questions = Vec::new();
+        for volume in self.likely() {
+            let known = &self.volumes[volume];
+            let Some(name) = known.name(&self.log) else { continue };
+            let points = [self.likely_points(volume, true), self.likely_points(volume, false)].concat();
+            let named = points.iter().map(|id| (known.points[*id].mark, known.points[*id].name.clone()));
+            let tokens = known.marks.iter().enumerate();
+            let tokens = tokens.filter_map(|(mark, known)| Some((mark, known.tokens.first()?.clone())));
+            for (mark, since) in named.chain(tokens) {
+                for checkpoint in self.likely_points(volume, true).into_iter().map(Some).chain([None]) {
+                    let until = checkpoint.map(|id| known.points[id].name.clone());
+                    let place = Place { volume, checkpoint };
+                    let (since, volume) = (since.clone(), name.to_owned());
+                    questions.push(Question { place, mark, since, volume, until });
+                }
+            }
+        }
+        questions
+    }
+
+    /// Where a mark's own checkpoint is still there, what differs from it must have changed.
+    fn differences(&self, place: Place, mark: usize, changed: &[bool], head: &Shown) -> Result<(), String> {
+        let known = &self.volumes[place.volume];
+        let image = |id: PointId| known.points[id].image.as_ref();
+        let same = |id: &PointId| known.points[*id].mark == mark;
+        let Some(then) = self.likely_points(place.volume, true).into_iter().find(same).and_then(image) else {
+            return Ok(());
+        };
+        let now = place.checkpoint.and_then(image);
+        for (block, told) in (0..).zip(changed) {
+            let now = now.map_or_else(|| head.blocks.get(block as usize), |image| image.blocks.get(&block));
+            if !told && then.blocks.get(&block).is_some_and(|then| Some(then) != now) {
+                return Err(format!("block {block} differs and is said not to have changed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is shown is there from now on, and nothing else.
+    fn keep(&mut self, view: &View) {
+        let op = self.log.recovered();
+        for (id, volume) in self.volumes.iter_mut().enumerate() {
+            let name = self.found.iter().find(|(_, volume)| **volume == id).map(|(name, _)| name);
+            let shown = name.map(|name| &view[name]);
+            let stays = |life: &mut Life, is_shown: bool| {
+                if is_shown { life.ends.clear() } else { life.ends.push(op) }
+            };
+            volume.names.iter_mut().for_each(|(known, life)| stays(life, name == Some(known)));
+            for point in &mut volume.points {
+                let is_shown = shown.is_some_and(|shown| shown.has(&point.name, point.image.is_some()));
+                stays(&mut point.life, is_shown);
+                let blocks = shown.and_then(|shown| shown.checkpoints.get(&point.name));
+                if let (Some(image), Some(blocks)) = (&mut point.image, blocks) {
+                    let blocks: BTreeMap<u64, Bytes> = (0..).zip(blocks.iter().cloned()).collect();
+                    *image = Image { size: Some(blocks.len() as u64), blocks };
+                }
+            }
+            if let Some(shown) = shown {
+                volume.sizes = vec![(op, shown.blocks.len() as u64)];
+            }
+        }
+    }
+
+    /// Starts afresh with what is shown.
+    fn settle(&mut self, view: &View) {
+        let op = self.log.recovered();
+        self.settled_before = op;
+        for (id, volume) in self.volumes.iter_mut().enumerate() {
+            let name = self.found.iter().find(|(_, volume)| **volume == id).map(|(name, _)| name);
+            let shown = name.map(|name| &view[name]);
+            let blocks = shown.map_or(&[][..], |shown| &shown.blocks);
+            let mut before = std::mem::take(&mut volume.blocks).into_iter();
+            let settled = |bytes: &Bytes| before.next().unwrap_or_default().settled(op, bytes.clone());
+            volume.blocks = blocks.iter().map(settled).collect();
+            volume.sizes = vec![(op, blocks.len() as u64)];
+            (volume.busy, volume.reverted, volume.forced) = (false, false, NEVER);
+        }
+    }
+}
+
+impl Shown {
+    fn has(&self, name: &str, checkpoint: bool) -> bool {
+        if checkpoint { self.checkpoints.contains_key(name) } else { self.refpoints.contains(name) }
+    }
+}

@@ -1,0 +1,551 @@
+//! What clients know of the pool, and what follows from it for every answer.
+//!
+//! Names, sizes, contents and changes are all judged by the log: each came with one operation and went with
+//! another, and both happened at one instant of a span. Nothing here knows the store or the service.
+
+use super::block::{BLOCK, Block, Bytes, Change, Data, Look, Put};
+use super::log::{Log, NEVER, OpId, Span, Tick};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// The number of a volume, whatever its name.
+pub(crate) type VolumeId = usize;
+
+/// The number of a checkpoint or reference point.
+pub(crate) type PointId = usize;
+
+/// From when to when something is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Life {
+    pub(crate) born: OpId,
+    pub(crate) ends: Vec<OpId>,
+}
+
+impl Life {
+    fn new(born: OpId) -> Self {
+        Self { born, ends: Vec::new() }
+    }
+
+    fn ended(&self, log: &Log) -> impl Iterator<Item = OpId> {
+        self.ends.iter().copied().filter(|end| !log.op(*end).void)
+    }
+
+    /// Whether a look may find it.
+    pub(crate) fn may_be(&self, log: &Log, look: Span) -> bool {
+        let born = log.op(self.born);
+        let mut ended = self.ended(log);
+        !born.void && born.span.from <= look.to && ended.all(|end| log.op(end).span.to >= look.from)
+    }
+
+    /// Whether a look must find it.
+    pub(crate) fn must_be(&self, log: &Log, look: Span) -> bool {
+        let born = log.op(self.born);
+        let mut ended = self.ended(log);
+        !born.void && born.span.to < look.from && ended.all(|end| log.op(end).span.from > look.to)
+    }
+
+    /// Whether anybody has reason to think that it is there.
+    fn is_likely(&self, log: &Log) -> bool {
+        !log.op(self.born).void && self.ended(log).next().is_none()
+    }
+}
+
+/// A mark on a volume's clock: made by a checkpoint or a reference point, and kept by a token.
+#[derive(Clone, Debug)]
+pub(crate) struct Mark {
+    pub(crate) made: OpId,
+    /// What has changed since, up to now (`None`) and to checkpoints, as of the last recovery.
+    pub(crate) settled: BTreeMap<Option<PointId>, Vec<bool>>,
+    pub(crate) tokens: Vec<String>,
+}
+
+/// A checkpoint or reference point.
+#[derive(Clone, Debug)]
+pub(crate) struct Point {
+    pub(crate) name: String,
+    pub(crate) life: Life,
+    pub(crate) mark: usize,
+    /// Of a checkpoint: its size in blocks where it is known, and the blocks that were read.
+    pub(crate) image: Option<Image>,
+}
+
+/// What is known of a checkpoint.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Image {
+    pub(crate) size: Option<u64>,
+    pub(crate) blocks: BTreeMap<u64, Bytes>,
+}
+
+impl Image {
+    pub(crate) fn is_known(&self) -> bool {
+        self.size.is_some_and(|size| self.blocks.len() as u64 == size)
+    }
+}
+
+/// A volume.
+#[derive(Clone, Debug)]
+pub(crate) struct Volume {
+    pub(crate) names: Vec<(String, Life)>,
+    /// Sizes in blocks, and what brought them.
+    pub(crate) sizes: Vec<(OpId, u64)>,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) points: Vec<Point>,
+    pub(crate) marks: Vec<Mark>,
+    /// A client may have it open for writing, or a revert may hold it.
+    pub(crate) busy: bool,
+    /// A clone may hold it.
+    pub(crate) cloned: bool,
+    /// A revert may hold it.
+    pub(crate) reverted: bool,
+    /// When somebody first used force.
+    pub(crate) forced: Tick,
+}
+
+impl Volume {
+    fn new(name: &str, born: OpId, size: u64, blocks: Vec<Block>) -> Self {
+        Self {
+            names: vec![(name.into(), Life::new(born))],
+            sizes: vec![(born, size)],
+            blocks,
+            points: Vec::new(),
+            marks: Vec::new(),
+            busy: false,
+            cloned: false,
+            reverted: false,
+            forced: NEVER,
+        }
+    }
+
+    /// The name it most likely has.
+    pub(crate) fn name(&self, log: &Log) -> Option<&str> {
+        let mut names = self.names.iter().rev();
+        names.find(|(_, life)| life.is_likely(log)).map(|(name, _)| name.as_str())
+    }
+
+    pub(crate) fn must_be(&self, log: &Log, look: Span) -> bool {
+        // A rename ends one name and begins another at one instant.
+        let mut ends = self.names.iter().flat_map(|(_, life)| life.ended(log));
+        let born = log.op(self.names[0].1.born);
+        let renames: Vec<OpId> = self.names[1..].iter().map(|(_, life)| life.born).collect();
+        !born.void
+            && born.span.to < look.from
+            && ends.all(|end| renames.contains(&end) || log.op(end).span.from > look.to)
+    }
+
+    /// The sizes that a look may find.
+    pub(crate) fn sizes_at<'a>(&'a self, log: &'a Log, look: Look) -> impl Iterator<Item = u64> + 'a {
+        let live = move |op: OpId| !log.op(op).void && log.op(op).span.from <= look.span.to;
+        let been = move |op: OpId| {
+            let op = log.op(op);
+            op.span.to < look.span.from || (look.durable && op.durable && op.span.to < NEVER)
+        };
+        self.sizes.iter().filter(move |(op, _)| live(*op)).filter_map(move |(op, size)| {
+            let later = |over: OpId| log.op(*op).span.to < log.op(over).span.from;
+            let mut others = self.sizes.iter().filter(|(over, _)| live(*over));
+            (!others.any(|(over, _)| later(*over) && been(*over))).then_some(*size)
+        })
+    }
+
+    fn likely_size(&self, log: &Log) -> u64 {
+        self.likely_size_before(log, OpId::MAX)
+    }
+
+    fn likely_size_before(&self, log: &Log, op: OpId) -> u64 {
+        let mut sizes = self.sizes.iter().rev();
+        sizes.find(|(by, _)| *by < op && !log.op(*by).void).map_or(1, |(_, size)| *size)
+    }
+
+    fn put(&mut self, block: u64, put: Put) {
+        let at = block as usize;
+        if self.blocks.len() <= at {
+            self.blocks.resize(at + 1, Block::default());
+        }
+        self.blocks[at].puts.push(put);
+    }
+
+    /// Every block in `first..end` by operation `op`.
+    fn put_all(&mut self, op: OpId, first: u64, end: u64, data: impl Fn(u64) -> Data, change: Change) {
+        for block in first..end {
+            let put = Put { op, start: 0, end: BLOCK, data: data(block), change, seen: NEVER };
+            self.put(block, put);
+        }
+    }
+
+    /// Whether a block must, and may, count as changed since a mark, up to now or to a checkpoint.
+    fn changed(
+        &self,
+        log: &Log,
+        mark: &Mark,
+        until: Option<PointId>,
+        block: u64,
+        look: Look,
+    ) -> (bool, bool) {
+        let bit = |bits: &Vec<bool>| bits.get(block as usize).copied().unwrap_or(false);
+        if let (Some(_), Some(bits)) = (until, mark.settled.get(&until)) {
+            return (bit(bits), bit(bits));
+        }
+        let before = mark.settled.get(&None).is_some_and(bit);
+        let made = log.op(mark.made).span;
+        let (mut must, mut may) = (before, before);
+        for put in self.blocks.get(block as usize).iter().flat_map(|block| &block.puts) {
+            let sent = log.op(put.op).span.from;
+            if log.op(put.op).void || put.change == Change::No {
+                continue;
+            }
+            must |= put.change == Change::Yes && made.to < sent && put.has_been(log, look);
+            may |= put.done_by(log) >= made.from && sent <= look.span.to;
+        }
+        (must, may)
+    }
+}
+
+/// Where a client reads: a volume, or one of its checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) volume: VolumeId,
+    pub(crate) checkpoint: Option<PointId>,
+}
+
+/// Whether something is there at a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct There {
+    pub(crate) may: bool,
+    pub(crate) must: bool,
+}
+
+/// Everything that is known.
+#[derive(Debug, Default)]
+pub(crate) struct Judge {
+    pub(crate) log: Log,
+    pub(crate) volumes: Vec<Volume>,
+    /// Names drawn so far.
+    drawn: u64,
+    /// To which moment the pool has come in the last recovery, at least.
+    pub(crate) recovery: Tick,
+    /// The volumes that were found then, by name.
+    pub(crate) found: BTreeMap<String, VolumeId>,
+    /// Tokens of points that a power loss has taken.
+    pub(crate) lost: Vec<(VolumeId, String)>,
+    /// Operations before are older than the last recovery.
+    pub(crate) settled_before: OpId,
+    /// Disks fail: errors are no surprise.
+    pub(crate) faulty: bool,
+    /// Disks lie: what was acknowledged may be lost, but a byte is right or refused.
+    pub(crate) lied: bool,
+    /// Somebody has asked for the end.
+    pub(crate) stopping: bool,
+}
+
+impl Judge {
+    /// A name nobody has had.
+    pub(crate) fn fresh(&mut self, prefix: &str) -> String {
+        self.drawn += 1;
+        format!("{prefix}{}", self.drawn)
+    }
+
+    /// Volumes that are likely there; not those that were to get a name that is taken.
+    pub(crate) fn likely(&self) -> Vec<VolumeId> {
+        let is_likely = |id: &VolumeId| {
+            self.volumes[*id].name(&self.log).is_some_and(|name| self.most_likely(name) == Some(*id))
+        };
+        (0..self.volumes.len()).filter(is_likely).collect()
+    }
+
+    /// Points of a volume that are likely there.
+    pub(crate) fn likely_points(&self, volume: VolumeId, checkpoints: bool) -> Vec<PointId> {
+        let points = &self.volumes[volume].points;
+        let fits = |point: &Point| point.image.is_some() == checkpoints && point.life.is_likely(&self.log);
+        (0..points.len()).filter(|id| fits(&points[*id])).collect()
+    }
+
+    pub(crate) fn likely_size(&self, place: Place) -> u64 {
+        let volume = &self.volumes[place.volume];
+        let image = place.checkpoint.and_then(|point| volume.points[point].image.as_ref());
+        image.and_then(|image| image.size).unwrap_or_else(|| volume.likely_size(&self.log))
+    }
+
+    /// The volumes of a name that a look may find.
+    pub(crate) fn named(&self, name: &str, look: Span) -> Vec<VolumeId> {
+        let has = |volume: &Volume| {
+            volume.names.iter().any(|(known, life)| known == name && life.may_be(&self.log, look))
+        };
+        (0..self.volumes.len()).filter(|id| has(&self.volumes[*id])).collect()
+    }
+
+    /// The volume that a name most likely stands for.
+    pub(crate) fn most_likely(&self, name: &str) -> Option<VolumeId> {
+        let has = |volume: &Volume| {
+            volume.names.iter().any(|(known, life)| known == name && life.is_likely(&self.log))
+        };
+        self.volumes.iter().position(has)
+    }
+
+    /// Whether a volume's name is there.
+    pub(crate) fn name_there(&self, name: &str, look: Span) -> There {
+        let lives = self.volumes.iter().flat_map(|volume| &volume.names).filter(|(known, _)| known == name);
+        self.there(lives.map(|(_, life)| life), look)
+    }
+
+    /// Whether a point of this name is there: any, or only a checkpoint or a reference point.
+    pub(crate) fn point_there(
+        &self,
+        volume: &str,
+        name: &str,
+        checkpoint: Option<bool>,
+        look: Span,
+    ) -> There {
+        let mut there = There { may: false, must: false };
+        for known in &self.volumes {
+            let names = known.names.iter().filter(|(known, _)| known == volume);
+            let named = self.there(names.map(|(_, life)| life), look);
+            let points = known.points.iter().filter(|point| point.name == name);
+            let points = points.filter(|p| checkpoint.is_none_or(|wanted| p.image.is_some() == wanted));
+            let point = self.there(points.map(|point| &point.life), look);
+            there.may |= named.may && point.may;
+            there.must |= named.must && point.must;
+        }
+        there
+    }
+
+    fn there<'a>(&self, lives: impl Iterator<Item = &'a Life>, look: Span) -> There {
+        lives.fold(There { may: false, must: false }, |there, life| There {
+            may: there.may || life.may_be(&self.log, look),
+            must: there.must || life.must_be(&self.log, look),
+        })
+    }
+
+    /// The latest point of a name.
+    pub(crate) fn point(&self, volume: VolumeId, name: &str, checkpoint: bool) -> Option<PointId> {
+        let points = self.volumes[volume].points.iter();
+        points.clone().rposition(|p| {
+            p.name == name && p.image.is_some() == checkpoint && !self.log.op(p.life.born).void
+        })
+    }
+
+    // What operations do. Each is noted when it is sent.
+
+    pub(crate) fn create(&mut self, op: OpId, name: &str, size: u64) {
+        let blocks = (0..size).map(|_| Block::new(op, Data::Zero, Change::No)).collect();
+        self.volumes.push(Volume::new(name, op, size, blocks));
+    }
+
+    pub(crate) fn clone_volume(&mut self, op: OpId, from: VolumeId, checkpoint: PointId, name: &str) {
+        self.volumes[from].cloned = true;
+        let Some(image) = self.volumes[from].points[checkpoint].image.clone() else { return };
+        let blocks =
+            image.blocks.values().map(|bytes| Block::new(op, Data::Bytes(bytes.clone()), Change::No));
+        let blocks: Vec<Block> = blocks.collect();
+        self.volumes.push(Volume::new(name, op, blocks.len() as u64, blocks));
+    }
+
+    pub(crate) fn rename(&mut self, op: OpId, volume: VolumeId, from: &str, to: &str) {
+        let names = &mut self.volumes[volume].names;
+        names.iter_mut().filter(|(name, _)| name == from).for_each(|(_, life)| life.ends.push(op));
+        names.push((to.into(), Life::new(op)));
+    }
+
+    pub(crate) fn delete(&mut self, op: OpId, volume: VolumeId) {
+        self.volumes[volume].names.iter_mut().for_each(|(_, life)| life.ends.push(op));
+    }
+
+    /// Whether a volume's size is certain: nothing that changes it is under way.
+    pub(crate) fn is_steady(&self, volume: VolumeId) -> bool {
+        let sizes = &self.volumes[volume].sizes;
+        sizes.iter().all(|(op, _)| self.log.op(*op).void || self.log.op(*op).span.to < NEVER)
+    }
+
+    /// A volume that [is steady](Self::is_steady) changes its size: what lies between the two is trimmed.
+    pub(crate) fn resize(&mut self, op: OpId, volume: VolumeId, size: u64) {
+        let volume = &mut self.volumes[volume];
+        let old = volume.likely_size_before(&self.log, op);
+        volume.sizes.push((op, size));
+        volume.put_all(op, old.min(size), old.max(size), |_| Data::Zero, Change::Yes);
+    }
+
+    /// A volume that [is steady](Self::is_steady) becomes a checkpoint of which all is known.
+    pub(crate) fn revert(&mut self, op: OpId, volume: VolumeId, checkpoint: PointId) {
+        let volume = &mut self.volumes[volume];
+        (volume.busy, volume.reverted) = (true, true);
+        let Some(image) = volume.points[checkpoint].image.clone() else { return };
+        let (old, size) = (volume.likely_size_before(&self.log, op), image.blocks.len() as u64);
+        volume.sizes.push((op, size));
+        let data = |block| image.blocks.get(&block).map_or(Data::Zero, |bytes| Data::Bytes(bytes.clone()));
+        volume.put_all(op, 0, size.max(old), data, Change::Perhaps);
+    }
+
+    pub(crate) fn make_point(&mut self, op: OpId, volume: VolumeId, name: &str, checkpoint: bool) {
+        let volume = &mut self.volumes[volume];
+        volume.marks.push(Mark { made: op, settled: BTreeMap::new(), tokens: Vec::new() });
+        let (mark, image) = (volume.marks.len() - 1, checkpoint.then(Image::default));
+        volume.points.push(Point { name: name.into(), life: Life::new(op), mark, image });
+    }
+
+    pub(crate) fn delete_point(&mut self, op: OpId, volume: VolumeId, point: PointId) {
+        self.volumes[volume].points[point].life.ends.push(op);
+    }
+
+    pub(crate) fn convert(&mut self, op: OpId, volume: VolumeId, checkpoint: PointId, name: &str) {
+        let volume = &mut self.volumes[volume];
+        volume.points[checkpoint].life.ends.push(op);
+        let mark = volume.points[checkpoint].mark;
+        volume.points.push(Point { name: name.into(), life: Life::new(op), mark, image: None });
+    }
+
+    /// A write or zeroing of bytes.
+    pub(crate) fn write(&mut self, op: OpId, volume: VolumeId, offset: u64, length: u64, data: &Data) {
+        let end = offset + length;
+        let mut at = offset;
+        while at < end {
+            let block = at / BLOCK as u64;
+            let start = (at % BLOCK as u64) as usize;
+            let stop = (end - block * BLOCK as u64).min(BLOCK as u64) as usize;
+            let put = Put { op, start, end: stop, data: data.clone(), change: Change::Yes, seen: NEVER };
+            self.volumes[volume].put(block, put);
+            at = (block + 1) * BLOCK as u64;
+        }
+    }
+
+    // What looks show.
+
+    /// Bytes that a read brought.
+    pub(crate) fn read(&mut self, place: Place, offset: u64, bytes: &[u8], span: Span) -> Result<(), String> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let place_at = offset + at as u64;
+            let (block, start) = (place_at / BLOCK as u64, (place_at % BLOCK as u64) as usize);
+            let count = (BLOCK - start).min(bytes.len() - at);
+            self.read_block(place, block, start, &bytes[at..at + count], span)?;
+            at += count;
+        }
+        Ok(())
+    }
+
+    fn read_block(
+        &mut self,
+        place: Place,
+        block: u64,
+        start: usize,
+        bytes: &[u8],
+        span: Span,
+    ) -> Result<(), String> {
+        let volume = &mut self.volumes[place.volume];
+        let mut span = span;
+        if let Some(point) = place.checkpoint {
+            let made = volume.marks[volume.points[point].mark].made;
+            let made_at = self.log.op(made).span;
+            let Some(image) = &mut volume.points[point].image else {
+                return Err("a reference point was read".into());
+            };
+            if let Some(known) = image.blocks.get(&block) {
+                return match known[start..start + bytes.len()] == *bytes {
+                    true => Ok(()),
+                    false => Err(format!("block {block} of a checkpoint is not what it was")),
+                };
+            }
+            if let Ok(whole) = <[u8; BLOCK]>::try_from(bytes) {
+                image.blocks.insert(block, Rc::new(whole));
+            }
+            // It is what it was when the checkpoint was made: before this answer, and not before the question.
+            span = Span { from: self.log.op(made).reached, to: made_at.to.min(span.to) };
+        }
+        let Some(known) = volume.blocks.get_mut(block as usize) else {
+            return Err(format!("block {block} was never there"));
+        };
+        let seen = known.look(&self.log, block, start, bytes, Look::at(span))?;
+        for at in seen {
+            let put = &mut known.puts[at];
+            put.seen = put.seen.min(span.to);
+            if let Some(point) = place.checkpoint {
+                let made = volume.marks[volume.points[point].mark].made;
+                self.log.reach(made, self.log.op(put.op).span.from);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that are said to be a hole.
+    pub(crate) fn hole(&self, place: Place, offset: u64, length: u64, span: Span) -> Result<(), String> {
+        const ZEROES: [u8; BLOCK] = [0; BLOCK];
+        let volume = &self.volumes[place.volume];
+        let end = offset + length;
+        let mut at = offset;
+        while at < end {
+            let (block, start) = (at / BLOCK as u64, (at % BLOCK as u64) as usize);
+            let stop = (end - block * BLOCK as u64).min(BLOCK as u64) as usize;
+            let image = place.checkpoint.map(|point| &volume.points[point]);
+            let read = image.and_then(|point| point.image.as_ref()?.blocks.get(&block));
+            let fits = match (read, image, volume.blocks.get(block as usize)) {
+                (Some(known), ..) => known[start..stop].iter().all(|byte| *byte == 0),
+                (None, None, Some(known)) => {
+                    known.look(&self.log, block, start, &ZEROES[start..stop], Look::at(span)).is_ok()
+                }
+                _ => true,
+            };
+            if !fits {
+                return Err(format!(
+                    "bytes {start}..{stop} of block {block} are called a hole and hold data"
+                ));
+            }
+            at = (block + 1) * BLOCK as u64;
+        }
+        Ok(())
+    }
+
+    /// Blocks `first..` that are said to have changed since a mark, or not.
+    pub(crate) fn changes(
+        &self,
+        place: Place,
+        mark: usize,
+        first: u64,
+        changed: &[bool],
+        look: Look,
+    ) -> Result<(), String> {
+        let volume = &self.volumes[place.volume];
+        let mark = &volume.marks[mark];
+        let mut look = look;
+        if let Some(point) = place.checkpoint {
+            let made = self.log.op(volume.marks[volume.points[point].mark].made);
+            look = Look::at(Span { from: made.reached, to: made.span.to.min(look.span.to) });
+        }
+        for (block, told) in (first..).zip(changed) {
+            let (must, may) = volume.changed(&self.log, mark, place.checkpoint, block, look);
+            if (must && !told) || (*told && !may) {
+                let puts = volume.blocks.get(block as usize).map_or(&[][..], |known| &known.puts);
+                let puts: Vec<String> = puts.iter().map(|put| self.log.line(put.op)).collect();
+                return Err(format!(
+                    "block {block} is said {} since [{}]; it was written by {puts:#?}",
+                    if *told { "to have changed" } else { "not to have changed" },
+                    self.log.line(mark.made)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a mark may be newer than a checkpoint, whose changes since it are then refused.
+    pub(crate) fn may_be_newer(&self, place: Place, mark: usize) -> bool {
+        let volume = &self.volumes[place.volume];
+        place.checkpoint.is_some_and(|until| {
+            let until = volume.points[until].mark;
+            let made = |mark: usize| self.log.op(volume.marks[mark].made).span;
+            until != mark && made(mark).to >= made(until).from
+        })
+    }
+
+    /// The smallest and largest size in blocks that a look may find.
+    pub(crate) fn size_range(&self, place: Place, span: Span) -> (u64, u64) {
+        let volume = &self.volumes[place.volume];
+        let sizes: Vec<u64> =
+            match place.checkpoint.and_then(|point| volume.points[point].image.as_ref()?.size) {
+                Some(size) => vec![size],
+                None => {
+                    let from = match place.checkpoint {
+                        Some(point) => self.log.op(volume.marks[volume.points[point].mark].made).span.from,
+                        None => span.from,
+                    };
+                    volume.sizes_at(&self.log, Look::at(Span { from, ..span })).collect()
+                }
+            };
+        (sizes.iter().copied().min().unwrap_or(0), sizes.iter().copied().max().unwrap_or(0))
+    }
+}
