@@ -305,6 +305,28 @@ fn a_session_that_is_given_up_waits_for_the_next_client() {
     assert!(ports[1].accept().now_or_never().is_some());
 }
 
+/// A port stood still for 55 ms at a time, until a timer of QEMU's own ended: its reader had emptied the last buffers
+/// after the last look at the port, and nobody told the device, which had none left, that they were its own again.
+#[test]
+fn a_device_without_buffers_hears_of_those_that_a_reader_empties() {
+    let (mut host, console, ports) = Host::start();
+    host.connect(2);
+    assert!(ports[1].accept().now_or_never().is_some());
+    host.turn(&console);
+    let queue = 6;
+    for round in 0..20 {
+        let said = (0..).take_while(|_| host.say(2, b"word")).count();
+        assert_eq!(said, 4, "round {round}: all buffers came back");
+        let registers = host.transport.0.clone();
+        let asleep = registers.borrow_mut().queues.get_mut(&queue).is_some_and(|queue| queue.sleep());
+        assert!(asleep, "nothing is left to read into");
+        console.poll();
+        registers.borrow_mut().notified.clear();
+        assert_eq!(receive(&ports[1]), Some(Ok("word".repeat(4))));
+        assert!(registers.borrow().notified.contains(&queue), "round {round}: the device was not told");
+    }
+}
+
 /// A session whose requests wait for something else than the port must still notice that nobody waits for them.
 #[test]
 fn whoever_waits_for_the_end_of_a_session_is_told_of_that_one_only() {

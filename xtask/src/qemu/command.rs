@@ -71,8 +71,7 @@ pub(super) fn command(machine: &Machine) -> Command {
 /// One controller and its ports, each a socket that QEMU listens on.
 ///
 /// No port more than there are sockets, because QEMU's main loop looks at every queue's eventfd in each turn; the first
-/// number is reserved. Eventfds stay on also without KVM: with `ioeventfd=off` QEMU does not hear that a port which ran
-/// out of receive buffers has new ones, and reads on only when one of its own timers ends, up to 55 ms later.
+/// number is reserved.
 fn port_arguments(machine: &Machine) -> Vec<String> {
     let ports_max = machine.ports.len() + 1;
     let controller = format!("virtio-serial-pci,id=ports,max_ports={ports_max}");

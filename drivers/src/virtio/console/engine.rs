@@ -276,7 +276,11 @@ impl<T: DeviceTransport> Engine<T> {
         self.look_at_control();
         let Some(port) = self.port(number) else { return Poll::Ready(Err(Disconnected)) };
         match port.fetch(into) {
-            Some(result) => Poll::Ready(result),
+            Some(result) => {
+                // The buffers just emptied are the device's again; a port that now rests is not looked at again.
+                self.announce(number);
+                Poll::Ready(result)
+            }
             None => {
                 port.wait_to_receive(context);
                 Poll::Pending
