@@ -275,6 +275,7 @@ impl<D: BlockDevice> Shell<D> {
         engine.forest.cache.trim();
         engine.forest.space.settled();
         engine.superblock = Superblock { log, ..frozen.superblock };
+        engine.listed = engine.superblock.freed.next;
         engine.journal.committed(log);
         engine.counters.commits += 1;
     }

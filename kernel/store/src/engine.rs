@@ -60,7 +60,7 @@ pub(crate) struct ActiveRelease {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Readers {
     pub(crate) count: usize,
-    /// Everything up to here in the queue of freed extents was freed before they came.
+    /// What the queue of freed extents lists before this they cannot meet.
     pub(crate) listed: u64,
 }
 
@@ -86,6 +86,8 @@ pub(crate) struct Engine {
     /// Number of freezes so far; readers note it, so that what they may still read is not reused.
     pub(crate) interval: u64,
     pub(crate) readers: BTreeMap<u64, Readers>,
+    /// Up to here in the queue of freed extents, nothing is in use in the durable commit either.
+    pub(crate) listed: u64,
     pub(crate) journal: Journal,
     /// The newest durable superblock.
     pub(crate) superblock: Superblock,
@@ -127,6 +129,7 @@ impl Engine {
             open_versions: BTreeMap::new(),
             interval: 0,
             readers: BTreeMap::new(),
+            listed: superblock.freed.next,
             journal: Journal::new(superblock.log),
             superblock,
             incarnation,
@@ -306,9 +309,10 @@ impl Engine {
         }
     }
 
-    /// Notes a reader: what is freed from now on is not reused before it has gone.
+    /// Notes a reader: what is freed from now on is not reused before it has gone, nor what a commit under way has
+    /// freed, for windows are filled from the map of the durable one.
     pub(crate) fn enter(&mut self) -> u64 {
-        let listed = self.forest.space.freed.next;
+        let listed = self.listed;
         self.readers.entry(self.interval).or_insert(Readers { count: 0, listed }).count += 1;
         self.interval
     }

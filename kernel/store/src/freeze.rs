@@ -196,6 +196,8 @@ impl Engine {
     }
 
     fn write_map(&mut self, sweep: &[Run]) {
+        // What is freed from here on is in use in the durable commit, until this one is.
+        self.listed = self.forest.space.freed.next - u64::from(self.last_list_is_open());
         for runs in sweep.chunk_by(|a, b| chunk_index(a.address) == chunk_index(b.address)) {
             for &run in runs {
                 self.forest.space.swept(run);

@@ -132,7 +132,7 @@ impl Engine {
 
     /// Whether more may be added to the last block of the queue: not to what is being swept, nor to what a
     /// reader knows to have been freed before it came.
-    fn last_list_is_open(&self) -> bool {
+    pub(crate) fn last_list_is_open(&self) -> bool {
         let freed = &self.forest.space.freed;
         let known = self.readers.values().next_back().is_some_and(|reader| reader.listed == freed.next);
         freed.next > freed.sweeping && !known

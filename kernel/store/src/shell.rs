@@ -142,6 +142,8 @@ impl<D: BlockDevice> Shell<D> {
 
     /// Brings blocks of metadata into the cache, many at a time.
     async fn load_all(&self, pointers: &[Pointer]) -> Result<()> {
+        // All of them were looked up just now, and the last is read only when the first have been.
+        let _guard = self.read_guard();
         if let [pointer] = pointers {
             return self.load(pointer).await;
         }
@@ -298,10 +300,13 @@ impl<D: BlockDevice> Shell<D> {
         }
     }
 
-    /// Lets releases and commits return what was freed, as long as that gets anywhere.
+    /// Lets releases and commits return what was freed, as long as that gets anybody anywhere: what one waiter's
+    /// commits return another may take, and what others are writing frees blocks only when it ends.
     async fn make_space(&self, blocks: u64, urgency: Urgency) -> Result<()> {
         let free = || self.engine.borrow().forest.space.free();
-        let before = free();
+        let freeing = || self.engine.borrow().forest.space.freeing();
+        let granted = || self.engine.borrow().forest.space.granted;
+        let (before, unused_before, granted_before) = (free(), free() + freeing(), granted());
         // Freed blocks pass through two commits; releases may free more each time.
         for _ in 0..4 {
             for _ in 0..256 {
@@ -317,7 +322,8 @@ impl<D: BlockDevice> Shell<D> {
             }
         }
         let under_way = |engine: &Engine| engine.active.is_some() || engine.dropping.is_some();
-        if free() > before || under_way(&self.engine.borrow()) {
+        let progress = free() > before || free() + freeing() > unused_before || granted() != granted_before;
+        if progress || under_way(&self.engine.borrow()) {
             return Ok(());
         }
         let message = "the pool is full; delete or convert checkpoints, trim or delete volumes";

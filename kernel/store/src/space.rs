@@ -55,6 +55,8 @@ pub(crate) struct Space {
     pub(crate) taken: RunSet,
     /// Taken, handed to a writer, not installed.
     reserved: u64,
+    /// All that was ever reserved since the pool was opened: it grows where some writer gets on.
+    pub(crate) granted: u64,
     /// Installed since the last freeze.
     pub(crate) allocated: RunSet,
     /// Entered into the map by a commit that is not durable yet.
@@ -86,6 +88,7 @@ impl Space {
             rotors: Default::default(),
             taken: RunSet::new(CHUNK_BLOCKS),
             reserved: 0,
+            granted: 0,
             allocated: RunSet::new(CHUNK_BLOCKS),
             settling: Vec::new(),
             fresh: RunSet::new(CHUNK_BLOCKS),
@@ -179,6 +182,7 @@ impl Space {
             return None;
         }
         self.reserved += blocks;
+        self.granted = self.granted.wrapping_add(blocks);
         let mut left = blocks;
         let mut runs = Vec::new();
         while left > 0 {
