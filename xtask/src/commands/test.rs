@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every test. First those of the host, then the crash simulator and the fuzzer, then those that boot
-//! the kernel under QEMU: the test targets of `datum-tests` that require its feature `qemu`.
+//! the kernel under QEMU: the test targets of `datum-tests` that require its feature `qemu`. Last a comparison in its
+//! short form, which shows ratios and judges nothing: what a request may cost is judged by counts, in `store_costs`.
 //!
 //! The output passes through here to be counted, so that the last line is the sum of all.
 
@@ -11,6 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::sim;
+use crate::bench::compare::Compare;
 use crate::fuzz;
 use crate::kernel;
 use crate::setup::{Need, ensure};
@@ -46,13 +48,14 @@ impl Arguments {
         if self.quick {
             say("the host's tests only");
         } else {
-            ensure(&[Need::BareTarget, Need::Qemu, Need::Clients])?;
+            ensure(&[Need::BareTarget, Need::Qemu, Need::Clients, Need::Peers])?;
         }
         self.count(cargo().args(["test", "--locked", "--no-fail-fast"]), &mut tally)?;
         if !self.quick {
             self.simulate(&mut tally);
             self.fuzz(&mut tally)?;
             self.qemu_tests(&mut tally)?;
+            self.compare()?;
         }
         say(format!("{} test programs in {} s", tally.programs, started.elapsed().as_secs()));
         println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.ignored);
@@ -78,6 +81,13 @@ impl Arguments {
                 true => tally.passed += 1,
                 false => tally.failed += 1,
             }
+        }
+        Ok(())
+    }
+
+    fn compare(&self) -> Result<()> {
+        if self.filters.is_empty() {
+            Compare::short(kernel::build(false)?.elf).run()?.print();
         }
         Ok(())
     }

@@ -384,7 +384,10 @@ impl Received {
         let Some(length) = self.field::<4>(16) else { return Ok(false) };
         let length = u32::from_be_bytes(length);
         let (flags, kind) = (int(4) >> 16, int(4) as u16);
-        ensure!(kind & wire::CHUNK_ERROR_BIT == 0, "the peer answered with an error");
+        if kind & wire::CHUNK_ERROR_BIT != 0 {
+            let Some(number) = self.field::<4>(20) else { return Ok(false) };
+            bail!("the peer answered with error {}", u32::from_be_bytes(number));
+        }
         let bytes = match kind {
             wire::CHUNK_DATA => u64::from(length).saturating_sub(8),
             wire::CHUNK_HOLE => match self.field::<4>(28) {
