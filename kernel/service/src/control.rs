@@ -6,6 +6,7 @@
 use crate::appliance::Appliance;
 use crate::environment::Environment;
 use crate::events::Subscription;
+use crate::memory::{room_for, text_bytes};
 use crate::port::{Chunk, Disconnected, Port};
 use crate::sessions::Session;
 use crate::signal::Signal;
@@ -16,12 +17,15 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::convert::Infallible;
 use core::pin::pin;
-use datum_protocol::control::{BadRequest, Command, Frame, Lines, decode, encode};
+use datum_protocol::control::{BadRequest, Command, ErrorKind, ErrorObject, Frame, Lines, decode, encode};
 use datum_store::device::BlockDevice;
 use futures_util::future::{Either, select};
 
 /// Bytes received at a time.
 const BUFFER_BYTES: usize = 1024;
+
+/// How many times its own size a line takes at most while it is decoded.
+const DECODED_TIMES: usize = 16;
 
 /// Serves JSON-RPC on a port; never returns.
 pub(crate) async fn serve<D: BlockDevice + 'static, E: Environment + 'static, P: Port>(
@@ -68,6 +72,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'
                 match frame {
                     Some(Frame::Line(line)) => self.line(&line).await?,
                     Some(Frame::TooLong) => self.refuse(BadRequest::too_long()).await?,
+                    Some(Frame::NoMemory) => self.refuse(BadRequest::no_memory()).await?,
                     None => break,
                 }
             }
@@ -76,6 +81,9 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'
 
     async fn line(&self, line: &[u8]) -> Result<(), Disconnected> {
         self.session.count(&self.session.requests, 1);
+        if room_for(DECODED_TIMES * line.len()).is_err() {
+            return self.refuse(BadRequest::no_memory()).await;
+        }
         let call = match decode(line) {
             Ok(call) => call,
             Err(bad) => return self.refuse(bad).await,
@@ -89,9 +97,12 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'
             self.subscribe();
         }
         let Some(id) = call.id else { return Ok(()) };
-        self.send(match &outcome {
-            Ok(result) => encode::response(&id, result),
-            Err(error) => encode::error(&id, error),
+        // A text that grows moves from one piece of memory to one of twice the size.
+        let room = outcome.as_ref().map_or(Ok(()), |result| room_for(3 * text_bytes(result)));
+        self.send(match (&outcome, room) {
+            (Ok(result), Ok(())) => encode::response(&id, result),
+            (Ok(_), Err(error)) => encode::error(&id, &ErrorObject::new(ErrorKind::NoMemory, error)),
+            (Err(error), _) => encode::error(&id, error),
         })
         .await
     }

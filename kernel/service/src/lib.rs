@@ -20,6 +20,7 @@ mod events;
 mod exports;
 mod jobs;
 pub mod limits;
+mod memory;
 mod nbd;
 pub mod port;
 mod sessions;

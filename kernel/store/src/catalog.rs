@@ -59,6 +59,7 @@ impl<T> Listing<T> {
                 break;
             }
             let (item, next) = (describe(transaction, id)?, transaction.next(id)?);
+            self.items.try_reserve(1).map_err(|_| Stop::Failed(Error::no_memory()))?;
             self.items.push(item);
             id = next;
             self.next = Some(id);

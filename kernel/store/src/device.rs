@@ -13,6 +13,19 @@ pub const BLOCK_SIZE: usize = 4096;
 /// future that asked for it is long gone.
 pub type Block = Box<[u8; BLOCK_SIZE]>;
 
+/// So many blocks of zeros, for a request that decides how many; `None` where there is no memory for all of them.
+pub fn zeroed_blocks(count: usize) -> Option<Vec<Block>> {
+    let mut blocks = Vec::new();
+    blocks.try_reserve_exact(count).ok()?;
+    for _ in 0..count {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(BLOCK_SIZE).ok()?;
+        bytes.resize(BLOCK_SIZE, 0);
+        blocks.push(Block::try_from(bytes.into_boxed_slice()).ok()?);
+    }
+    Some(blocks)
+}
+
 /// What a device is like. Fixed while a pool has it open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {

@@ -37,6 +37,8 @@ pub enum ErrorKind {
     Device,
     /// The work was given up on request.
     Cancelled,
+    /// There is no memory for what was asked, now.
+    NoMemory,
 }
 
 impl ErrorKind {
@@ -57,6 +59,7 @@ impl ErrorKind {
             Self::TokenInvalid => "token_invalid",
             Self::Device => "device",
             Self::Cancelled => "cancelled",
+            Self::NoMemory => "no_memory",
         }
     }
 }
@@ -101,6 +104,11 @@ impl Error {
     /// What led to it, cause first.
     pub fn observations(&self) -> &[String] {
         &self.0.observations
+    }
+
+    /// There is no memory for what a request asks for.
+    pub fn no_memory() -> Self {
+        Self::new(ErrorKind::NoMemory, "there is no memory for this now; ask for less, or again later")
     }
 
     pub(crate) fn device(name: &str, doing: &str, error: DeviceError) -> Self {

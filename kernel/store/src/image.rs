@@ -3,7 +3,7 @@
 //! A write goes to freshly allocated blocks first; the tree takes it once it is on the device. Nothing is
 //! ordered between requests under way together, as NBD has it.
 
-use crate::device::{BLOCK_SIZE, Block, BlockDevice};
+use crate::device::{BLOCK_SIZE, Block, BlockDevice, zeroed_blocks};
 use crate::engine::{Engine, Head, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forest::{Forest, LEAF_BLOCKS, Step, Stop};
@@ -120,7 +120,7 @@ impl<D: BlockDevice> Image<D> {
     /// Reads blocks: one entry each, `None` for a hole. At most `limits::REQUEST_BLOCKS_MAX` a call.
     ///
     /// # Errors
-    /// `Invalid` beyond the end, `Corrupt` where a block is not what was written, `Io`.
+    /// `Invalid` beyond the end, `Corrupt` where a block is not what was written, `Io`, `NoMemory`.
     pub async fn read(&self, first: BlockIndex, count: u64) -> Result<Vec<Option<Block>>> {
         let _inside = self.enter().await;
         self.read_inside(first, count).await.map(|blocks| blocks.into_iter().map(|b| b.0).collect())
@@ -143,11 +143,13 @@ impl<D: BlockDevice> Image<D> {
             pointers.iter().filter(|pointer| !pointer.is_hole()).count() as u64;
         let runs = pointers.chunk_by(|a, b| !a.is_hole() && a.address.0.checked_add(1) == Some(b.address.0));
         let reads = join_all(runs.map(|run| self.read_run(run))).await;
-        let mut blocks = Vec::with_capacity(pointers.len());
+        let mut blocks = Vec::new();
+        blocks.try_reserve_exact(pointers.len()).map_err(|_| Error::no_memory())?;
+        let mut pointers = pointers.into_iter();
         for run in reads {
-            blocks.extend(run?);
+            blocks.extend(run?.into_iter().zip(pointers.by_ref()));
         }
-        Ok(blocks.into_iter().zip(pointers).collect())
+        Ok(blocks)
     }
 
     /// Reads adjacent blocks and verifies each.
@@ -155,7 +157,8 @@ impl<D: BlockDevice> Image<D> {
         if run[0].is_hole() {
             return Ok(run.iter().map(|_| None).collect());
         }
-        let blocks = self.shell.read_blocks(run[0].address, run.len() as u64).await?;
+        let into = zeroed_blocks(run.len()).ok_or_else(Error::no_memory)?;
+        let blocks = self.shell.read_into(run[0].address, into).await?;
         for (pointer, block) in run.iter().zip(&blocks) {
             if !self.shell.verifies(pointer, block) {
                 return Err(self.shell.corrupt(pointer));
@@ -448,7 +451,8 @@ fn checksums(forest: &Forest, birth: Epoch, placed: &[Placed]) -> Vec<u64> {
 impl Forest {
     /// The content pointers of `count` blocks.
     pub(crate) fn lookup_range(&self, root: &Pointer, first: u64, count: u64) -> Step<Vec<Pointer>> {
-        let mut pointers = Vec::with_capacity(count as usize);
+        let mut pointers = Vec::new();
+        pointers.try_reserve_exact(count as usize).map_err(|_| Stop::Failed(Error::no_memory()))?;
         let mut at = first;
         while at < first + count {
             let end = (first + count).min((at / LEAF_BLOCKS + 1) * LEAF_BLOCKS);

@@ -12,6 +12,9 @@ use alloc::vec::Vec;
 /// Nodes that a query reads at the same time.
 const READ_AHEAD: usize = 16;
 
+/// Extents of a page that need no room found for them.
+const EXTENTS_ALWAYS: usize = 4;
+
 /// An extent query under way.
 #[derive(Debug)]
 pub(crate) struct Scan {
@@ -58,7 +61,12 @@ impl Scan {
         }
     }
 
-    /// Adds a run up to `end`; false where the page has no room for it.
+    /// Whether there is memory for one more extent. A first few come without asking, so that every page goes on.
+    fn has_room(&mut self) -> bool {
+        self.extents.len() < EXTENTS_ALWAYS || self.extents.try_reserve(1).is_ok()
+    }
+
+    /// Adds a run up to `end`; false where the page has no room for it. Where memory is short a page ends early.
     fn add(&mut self, extent: Extent, end: u64) -> bool {
         let end = end.min(self.end);
         let blocks = end - self.at;
@@ -69,7 +77,7 @@ impl Scan {
                 last.change = last.change.max(extent.change);
             }
             _ => {
-                if self.extents.len() >= self.limit {
+                if self.extents.len() >= self.limit || !self.has_room() {
                     return false;
                 }
                 self.extents.push(Extent { blocks, ..extent });

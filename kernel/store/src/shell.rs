@@ -206,11 +206,17 @@ impl<D: BlockDevice> Shell<D> {
         })
     }
 
-    /// Reads adjacent blocks.
+    /// Reads so many adjacent blocks, of which there are never very many. What a request asks for goes through
+    /// [`Shell::read_into`].
     pub(crate) async fn read_blocks(&self, address: Address, count: u64) -> Result<Vec<Block>> {
+        self.read_into(address, (0..count).map(|_| zeroed_block()).collect()).await
+    }
+
+    /// Reads as many adjacent blocks as there is room for.
+    pub(crate) async fn read_into(&self, address: Address, into: Vec<Block>) -> Result<Vec<Block>> {
         let device = self.device(address)?;
         self.engine.borrow_mut().counters.device_reads += 1;
-        let into = (0..count).map(|_| zeroed_block()).collect();
+        let count = into.len();
         let (blocks, result) = device.read(address.block(), into).await;
         let doing = format_args!("reading {count} blocks from {}", address.block());
         result.map_err(|e| Error::device(device.name(), &alloc::format!("{doing}"), e))?;

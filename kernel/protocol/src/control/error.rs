@@ -70,6 +70,8 @@ kinds! {
     NoPool 15 "no_pool"
     /// The appliance is going down.
     Stopping 16 "stopping"
+    /// There is no memory for what was asked, now.
+    NoMemory 17 "no_memory"
 }
 
 impl ErrorKind {

@@ -17,6 +17,8 @@ pub enum Frame {
     Line(Vec<u8>),
     /// A line passed the limit; it is being skipped. Answer once.
     TooLong,
+    /// There is no memory for a line; it is being skipped. Answer once.
+    NoMemory,
 }
 
 /// The framing of one session.
@@ -39,9 +41,9 @@ impl Lines {
             let end = rest.iter().position(|byte| matches!(*byte, b'\n' | RESYNCHRONISE));
             let piece = &rest[..end.unwrap_or(rest.len())];
             taken += piece.len() + usize::from(end.is_some());
-            if self.keep(piece) {
+            if let Err(unkept) = self.keep(piece) {
                 // The end that was seen still has to be acted on, so it is left for the next call.
-                return (taken - usize::from(end.is_some()), Some(Frame::TooLong));
+                return (taken - usize::from(end.is_some()), Some(unkept));
             }
             match end.and_then(|end| rest.get(end)) {
                 Some(&RESYNCHRONISE) => self.restart(),
@@ -56,18 +58,22 @@ impl Lines {
         (taken, None)
     }
 
-    /// Adds to the line; true if that makes it too long for the first time.
-    fn keep(&mut self, piece: &[u8]) -> bool {
+    /// Adds to the line; an error where it cannot be kept for the first time.
+    fn keep(&mut self, piece: &[u8]) -> Result<(), Frame> {
         if self.skipping {
-            return false;
+            return Ok(());
         }
-        if self.buffer.len() + piece.len() > CONTROL_LINE_BYTES_MAX {
-            self.restart();
-            self.skipping = true;
-            return true;
-        }
-        self.buffer.extend_from_slice(piece);
-        false
+        let unkept = match self.buffer.len() + piece.len() {
+            bytes if bytes > CONTROL_LINE_BYTES_MAX => Frame::TooLong,
+            _ if self.buffer.try_reserve(piece.len()).is_err() => Frame::NoMemory,
+            _ => {
+                self.buffer.extend_from_slice(piece);
+                return Ok(());
+            }
+        };
+        self.restart();
+        self.skipping = true;
+        Err(unkept)
     }
 
     fn restart(&mut self) {

@@ -55,6 +55,12 @@ impl BadRequest {
             format!("the line is longer than {CONTROL_LINE_BYTES_MAX} bytes; send shorter requests");
         Self::new(Id::Null, ErrorKind::ParseError, &message)
     }
+
+    /// The answer to [`Frame::NoMemory`](super::Frame::NoMemory).
+    pub fn no_memory() -> Self {
+        let message = "there is no memory for the line now; send it again later";
+        Self::new(Id::Null, ErrorKind::NoMemory, message)
+    }
 }
 
 /// Decodes one line.

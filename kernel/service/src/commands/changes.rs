@@ -4,6 +4,7 @@ use crate::appliance::Appliance;
 use crate::commands::Outcome;
 use crate::environment::Environment;
 use crate::limits::{EXTENTS_DEFAULT, EXTENTS_MAX};
+use crate::memory::room_for;
 use alloc::format;
 use alloc::vec::Vec;
 use datum_store::device::{BLOCK_SIZE, BlockDevice};
@@ -12,6 +13,12 @@ use serde_json::{Value, json};
 
 /// Extents that the store is asked for at a time: unchanged runs lie between the changed ones.
 const STORE_PAGE: usize = 1024;
+
+/// Runs of a page that need no room found for them.
+const RUNS_ALWAYS: usize = 4;
+
+/// What one run takes as a JSON value, at most.
+const JSON_BYTES: usize = 1024;
 
 /// Which part of a long answer is wanted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,11 +67,11 @@ async fn query<D: BlockDevice>(image: &Image<D>, view: View, page: Page) -> Outc
         };
         for extent in page.extents.iter().filter(counts) {
             if !found.add(extent) {
-                return Ok(found.into_json());
+                return found.into_answer();
             }
         }
     }
-    Ok(found.into_json())
+    found.into_answer()
 }
 
 /// A run of bytes of one kind.
@@ -94,12 +101,17 @@ impl Found {
         Ok(Self { start, end, limit, runs: Vec::new(), next_offset: None })
     }
 
-    /// Adds an extent; `false` where it begins the next page.
+    /// Whether there is memory for one more run. A first few come without asking, so that every page goes on.
+    fn has_room(&mut self) -> bool {
+        self.runs.len() < RUNS_ALWAYS || self.runs.try_reserve(1).is_ok()
+    }
+
+    /// Adds an extent; `false` where it begins the next page. Where memory is short a page ends early.
     fn add(&mut self, extent: &Extent) -> bool {
         let offset = (extent.first.0 * BLOCK_SIZE as u64).max(self.start);
         let end = ((extent.first.0 + extent.blocks) * BLOCK_SIZE as u64).min(self.end);
         let run = Run { offset, length: end.saturating_sub(offset), content: extent.content };
-        let full = self.runs.len() == self.limit;
+        let full = self.runs.len() == self.limit || !self.has_room();
         match self.runs.last_mut() {
             _ if run.length == 0 => {}
             Some(last) if last.content == run.content && last.offset + last.length == run.offset => {
@@ -112,6 +124,12 @@ impl Found {
             _ => self.runs.push(run),
         }
         true
+    }
+
+    /// The answer, if there is memory for it.
+    fn into_answer(self) -> Result<Value> {
+        room_for(self.runs.len() * JSON_BYTES)?;
+        Ok(self.into_json())
     }
 
     fn into_json(self) -> Value {

@@ -33,7 +33,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     pub(super) async fn checkpoint_list(&self, volume: &Name, window: &Window) -> Outcome {
         let pool = self.pool().await?;
         let checkpoints = pool.checkpoints(volume, window.after_name()?.as_ref(), window.probe()).await?;
-        Ok(window.page(checkpoints, |checkpoint| checkpoint.name.to_string(), present::checkpoint))
+        window.page(checkpoints, |checkpoint| checkpoint.name.to_string(), present::checkpoint)
     }
 
     pub(super) async fn checkpoint_show(&self, volume: &Name, name: &Name) -> Outcome {

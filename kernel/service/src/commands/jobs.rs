@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     pub(super) fn job_list(&self, window: &Window) -> Outcome {
         let jobs = self.jobs.list(window.after_number()?, window.probe());
-        Ok(window.page(jobs, |job| job.id.to_string(), |job| show_job(job)))
+        window.page(jobs, |job| job.id.to_string(), |job| show_job(job))
     }
 
     pub(super) fn job_show(&self, id: u64) -> Outcome {
@@ -27,7 +27,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
 
     pub(super) fn session_list(&self, window: &Window) -> Outcome {
         let sessions = self.sessions.list(window.after_number()?, window.probe());
-        Ok(window.page(sessions, |session| session.id.to_string(), |session| show_session(session)))
+        window.page(sessions, |session| session.id.to_string(), |session| show_session(session))
     }
 }
 

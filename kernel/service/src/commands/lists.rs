@@ -1,12 +1,16 @@
 //! Lists in pages: `after` and `limit` come in, `items` and `next` go out.
 
 use crate::limits::{LIST_DEFAULT, LIST_MAX};
+use crate::memory::room_for;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use datum_protocol::control::Count;
 use datum_store::{Error, ErrorKind, Name, Result};
 use serde_json::{Value, json};
+
+/// What one item takes as a JSON value, at most.
+const ITEM_BYTES: usize = 4096;
 
 /// Which part of a list is wanted.
 #[derive(Debug)]
@@ -41,20 +45,22 @@ impl Window {
         self.limit + 1
     }
 
-    /// The answer, from up to [`Window::probe`] entries. `key` is what the next page begins after.
+    /// The answer, if there is memory for it, from up to [`Window::probe`] entries. `key` is what the next page
+    /// begins after.
     pub(super) fn page<T>(
         &self,
         mut entries: Vec<T>,
         key: impl Fn(&T) -> String,
         show: impl Fn(&T) -> Value,
-    ) -> Value {
+    ) -> Result<Value> {
         let more = entries.len() > self.limit;
         entries.truncate(self.limit);
+        room_for(entries.len() * ITEM_BYTES)?;
         let mut page = json!({ "items": entries.iter().map(show).collect::<Vec<_>>() });
         if let Some(last) = entries.last().filter(|_| more) {
             page["next"] = json!(key(last));
         }
-        page
+        Ok(page)
     }
 
     fn unusable(&self) -> Error {
@@ -76,9 +82,10 @@ mod tests {
         let window = Window::new(None, Some(Count(2)));
         let show = |n: &u64| json!(n);
         assert_eq!(window.probe(), 3);
-        let page = window.page(alloc::vec![1, 2, 3], |n| n.to_string(), show);
+        let page = window.page(alloc::vec![1, 2, 3], |n| n.to_string(), show).unwrap();
         assert_eq!(page, json!({"items": [1, 2], "next": "2"}));
-        assert_eq!(window.page(alloc::vec![3, 4], |n| n.to_string(), show), json!({"items": [3, 4]}));
+        let page = window.page(alloc::vec![3, 4], |n| n.to_string(), show).unwrap();
+        assert_eq!(page, json!({"items": [3, 4]}));
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             }
         };
         let shown: Vec<&Entry<D>> = entries.iter().skip(start).take(window.probe()).collect();
-        Ok(window.page(shown, |entry| entry.name().to_string(), |entry| device(entry)))
+        window.page(shown, |entry| entry.name().to_string(), |entry| device(entry))
     }
 
     pub(super) async fn pool_create(

@@ -20,7 +20,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     pub(super) async fn refpoint_list(&self, volume: &Name, window: &Window) -> Outcome {
         let pool = self.pool().await?;
         let refpoints = pool.refpoints(volume, window.after_name()?.as_ref(), window.probe()).await?;
-        Ok(window.page(refpoints, |refpoint| refpoint.name.to_string(), present::refpoint))
+        window.page(refpoints, |refpoint| refpoint.name.to_string(), present::refpoint)
     }
 
     pub(super) async fn refpoint_show(&self, volume: &Name, name: &Name) -> Outcome {

@@ -25,7 +25,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     pub(super) async fn volume_list(&self, window: &Window) -> Outcome {
         let pool = self.pool().await?;
         let volumes = pool.volumes(window.after_name()?.as_ref(), window.probe()).await?;
-        Ok(window.page(volumes, |volume| volume.name.to_string(), present::volume))
+        window.page(volumes, |volume| volume.name.to_string(), present::volume)
     }
 
     pub(super) async fn volume_show(&self, name: &Name) -> Outcome {

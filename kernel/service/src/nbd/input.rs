@@ -62,6 +62,20 @@ impl<P: Port> Input<P> {
         Ok(())
     }
 
+    /// Receives exactly so many bytes of payload, and drops them.
+    pub(super) async fn skip(&mut self, bytes: u64) -> Result<(), Disconnected> {
+        let mut left = bytes;
+        while left > 0 {
+            if self.start == self.end {
+                self.refill().await?;
+            }
+            let dropped = left.min((self.end - self.start) as u64);
+            self.start += dropped as usize;
+            left -= dropped;
+        }
+        Ok(())
+    }
+
     /// Receives whole blocks of payload.
     pub(super) async fn fill_blocks(&mut self, blocks: &mut [Block]) -> Result<(), Disconnected> {
         if let [block] = blocks {

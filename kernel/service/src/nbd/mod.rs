@@ -106,6 +106,7 @@ async fn perform<D: BlockDevice, P: Port>(connection: &Connection<D, P>, request
 pub(crate) fn error_number(error: &Error) -> ErrorNumber {
     match error.kind() {
         ErrorKind::NoSpace => ErrorNumber::NoSpace,
+        ErrorKind::NoMemory => ErrorNumber::NoMemory,
         ErrorKind::ReadOnly => ErrorNumber::NotPermitted,
         ErrorKind::Limit | ErrorKind::Invalid => ErrorNumber::Invalid,
         _ => ErrorNumber::Io,

@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use crate::limits::{STATUS_BLOCKS, STATUS_EXTENTS_MAX};
+use crate::memory::room_for;
 use crate::port::{Chunk, Port};
 use alloc::vec::Vec;
 use datum_protocol::nbd::{Extent, Request};
@@ -10,6 +11,9 @@ use datum_store::{self as store, BlockIndex, Content, Error, ErrorKind, View};
 
 /// `base:allocation`: the range is a hole and reads as zeros.
 const HOLE_AND_ZERO: u64 = 3;
+
+/// What an extent takes on its way into a reply, at most.
+const REPLY_BYTES: usize = 64;
 
 /// Replies with one chunk a context, all in one message.
 pub(super) async fn reply<D: BlockDevice, P: Port>(
@@ -50,6 +54,7 @@ async fn extents<D: BlockDevice, P: Port>(
     let (start, end) = (request.offset, request.offset + request.length);
     let (first, past) = (BlockIndex(start / block_bytes), BlockIndex(end.div_ceil(block_bytes)));
     let page = connection.image.extents(first, past, view, limit).await?;
+    room_for(page.extents.len() * REPLY_BYTES)?;
     Ok(in_bytes(&page.extents, view, start, end))
 }
 

@@ -7,12 +7,11 @@ use crate::buffers::Permit;
 use crate::limits::CHUNK_BLOCKS;
 use crate::port::{Disconnected, Port};
 use crate::signal::Signal;
-use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use datum_protocol::nbd::{Request, Transmission};
-use datum_store::device::{BLOCK_SIZE, Block, BlockDevice};
+use datum_store::device::{BLOCK_SIZE, Block, BlockDevice, zeroed_blocks};
 use datum_store::{BlockIndex, Error};
 
 /// What the parts of one WRITE have come to.
@@ -79,7 +78,11 @@ pub(super) async fn receive<D: BlockDevice + 'static, P: Port + 'static>(
         transmission.payload_taken(bytes);
         at += bytes;
         // After a failure the rest of the payload is received, because it is in the way, and dropped.
-        received = (!progress.failed()).then_some(part);
+        match part {
+            Ok(part) if !progress.failed() => received = Some(part),
+            Ok(_) => {}
+            Err(error) => progress.settle(Err(error)),
+        }
     }
     let connection = connection.clone();
     connection.clone().spawn(finish(connection, progress, received, request, under_way));
@@ -87,24 +90,28 @@ pub(super) async fn receive<D: BlockDevice + 'static, P: Port + 'static>(
 }
 
 /// Receives up to a chunk of whole blocks, or the part of one block that an unaligned request begins or ends with.
+/// Returns how many bytes that was, also where there was no memory to keep them.
 async fn receive_part<D: BlockDevice, P: Port>(
     connection: &Connection<D, P>,
     input: &mut Input<P>,
     at: u64,
     left: u64,
-) -> Result<(Part, u64), Disconnected> {
+) -> Result<(Result<Part, Error>, u64), Disconnected> {
     let block_bytes = BLOCK_SIZE as u64;
     let in_block = at % block_bytes;
     let partial = (in_block != 0 || left < block_bytes).then(|| left.min(block_bytes - in_block) as usize);
     let count = if partial.is_some() { 1 } else { (left / block_bytes).min(CHUNK_BLOCKS as u64) as usize };
     let room = connection.room_to_receive(count).await?;
-    let mut blocks: Vec<Block> = (0..count).map(|_| Box::new([0; BLOCK_SIZE])).collect();
+    let bytes = partial.unwrap_or(count * BLOCK_SIZE) as u64;
+    let Some(mut blocks) = zeroed_blocks(count) else {
+        input.skip(bytes).await?;
+        return Ok((Err(Error::no_memory()), bytes));
+    };
     match (partial, blocks.first_mut()) {
         (Some(length), Some(block)) => input.fill(&mut block[..length]).await?,
         _ => input.fill_blocks(&mut blocks).await?,
     }
-    let bytes = partial.unwrap_or(count * BLOCK_SIZE) as u64;
-    Ok((Part { at, blocks, partial, _room: room }, bytes))
+    Ok((Ok(Part { at, blocks, partial, _room: room }), bytes))
 }
 
 fn write_beside<D: BlockDevice + 'static, P: Port + 'static>(
