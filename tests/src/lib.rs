@@ -25,6 +25,7 @@ pub mod perform;
 #[cfg(feature = "qemu")]
 pub mod qemu;
 pub mod rng;
+pub mod scarcity;
 pub mod service;
 pub mod simulation;
 pub mod story;

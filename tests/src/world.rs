@@ -22,6 +22,7 @@ use crate::model::{Mark, Model, State};
 use crate::observe;
 use crate::perform::{Disk, Reply, name, perform};
 use crate::rng::Rng;
+use crate::scarcity::watched;
 use datum_store::device::Block;
 use datum_store::{Config, Error, ErrorKind, Image, NewPool, Pool};
 use std::collections::BTreeMap;
@@ -210,18 +211,27 @@ impl World {
 
     /// Carries out data requests together. A flush may run among them.
     pub fn act_together(&mut self, actions: Vec<Action>, flush: bool) {
+        for reply in self.try_together(&actions, flush) {
+            reply.unwrap_or_else(fail("run requests together"));
+        }
+    }
+
+    /// The same; the answers are the caller's, the flush's the last. The model knows of those that were done.
+    pub fn try_together(&mut self, actions: &[Action], flush: bool) -> Vec<Result<Reply, Error>> {
         let mut work = Vec::new();
-        for action in &actions {
+        for action in actions {
             self.note(action);
             work.push(self.prepare(action));
         }
         if flush {
             work.push(self.prepare(&Action::Flush));
         }
-        for reply in self.executor.run_all(work) {
-            reply.unwrap_or_else(fail("run requests together"));
-        }
-        self.model.acknowledge_together(&actions, self.incarnation, flush);
+        let replies = self.executor.run_all(work);
+        let done = actions.iter().zip(&replies).filter(|(_, reply)| reply.is_ok());
+        let done: Vec<Action> = done.map(|(action, _)| action.clone()).collect();
+        let flushed = flush && replies.last().is_some_and(Result::is_ok);
+        self.model.acknowledge_together(&done, self.incarnation, flushed);
+        replies
     }
 
     /// Suspends the volume of a write, sees the write wait, resumes, and sees it done.
@@ -318,7 +328,7 @@ impl World {
     /// The same within so many steps; `None` if it is not done by then, or nothing moves.
     pub fn open_for(&mut self, steps: u64) -> Option<Result<(), Error>> {
         let incarnation = self.rng.draw();
-        let open = Pool::open(self.disks.clone(), incarnation, self.config);
+        let open = watched(Pool::open(self.disks.clone(), incarnation, self.config));
         let (mut opened, _) = self.executor.drive(vec![Box::pin(open)], steps);
         match opened.remove(0)? {
             Ok(pool) => self.start(pool, incarnation),
@@ -334,9 +344,9 @@ impl World {
 
     fn start(&mut self, pool: Pool<Disk>, incarnation: u64) {
         let background = pool.clone();
-        self.executor.spawn(async move {
+        self.executor.spawn(watched(async move {
             background.background().await;
-        });
+        }));
         self.pool = Some(Watched(pool, self.forged));
         self.incarnation = incarnation;
     }
@@ -372,7 +382,7 @@ impl World {
             }
             _ => (None, Vec::new()),
         };
-        Box::pin(perform(self.pool(), image, action.clone(), blocks))
+        Box::pin(watched(perform(self.pool(), image, action.clone(), blocks)))
     }
 
     fn check_reply(&self, action: &Action, reply: &Reply) {

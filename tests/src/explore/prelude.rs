@@ -31,6 +31,10 @@ pub const PRELUDES: [Prelude; 4] = [
     Prelude { name: "pair", members: &[DISK, DISK], steps: 2, background_last: false, tell: pair },
 ];
 
+/// A volume large enough for the largest requests, for those who want them; no part of the short histories.
+pub const LARGE: Prelude =
+    Prelude { name: "large", members: &[DISK], steps: 4, background_last: false, tell: large };
+
 impl Prelude {
     /// The prelude of that name.
     pub fn named(name: &str) -> Option<&'static Self> {
@@ -124,6 +128,15 @@ fn releasing(world: &mut World) {
     }
     world.act(Action::Commit);
     assert_eq!(world.pool().status().releases_pending, 1, "the release is still under way");
+}
+
+/// Every second block of a volume differs from its checkpoint, and a block is behind each hole.
+fn large(world: &mut World) {
+    create(world, "v", 600);
+    write(world, "v", 0, 256);
+    checkpoint(world, &["v"], "a");
+    (0..256).step_by(2).for_each(|first| write(world, "v", first, 1));
+    world.act(Action::Commit);
 }
 
 /// Two volumes on two members, with a checkpoint of both at one instant.

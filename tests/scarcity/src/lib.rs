@@ -1,0 +1,179 @@
+//! An allocator for tests that fails where it is told to.
+//!
+//! Only what a thread allocates inside [`watched`] counts, and of that nothing inside [`exempt`]: a simulation so tells
+//! the product's allocations from its own. A test program installs it with
+//! `#[global_allocator] static ALLOCATOR: Scarce = Scarce;`; in any other program nothing counts and nothing fails.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{process, ptr};
+
+/// Which allocations fail.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// So many that count succeed first.
+    pub after: u64,
+    /// All that count fail from then on, not one alone.
+    pub lasting: bool,
+    /// Only those of so many bytes or more count.
+    pub bytes_min: usize,
+    /// Called before the first that fails, with its bytes. What it allocates does not count. If it panics, the process
+    /// ends.
+    pub before: fn(usize),
+}
+
+thread_local! {
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+    static COUNTED: Cell<u64> = const { Cell::new(0) };
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+    static FAILURE: Cell<Option<Failure>> = const { Cell::new(None) };
+}
+
+/// Counts what this thread allocates meanwhile.
+pub fn watched<T>(work: impl FnOnce() -> T) -> T {
+    during(true, work)
+}
+
+/// Counts nothing of what this thread allocates meanwhile.
+pub fn exempt<T>(work: impl FnOnce() -> T) -> T {
+    during(false, work)
+}
+
+fn during<T>(watched: bool, work: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            WATCHED.set(self.0);
+        }
+    }
+    let _before = Before(WATCHED.replace(watched));
+    work()
+}
+
+/// Begins to count from nought, for this thread, and fails what it is told to.
+pub fn begin(failure: Option<Failure>) {
+    COUNTED.set(0);
+    LARGEST.set(0);
+    FAILURE.set(failure);
+}
+
+/// Ends all failing of this thread. Returns how many allocations counted.
+pub fn end() -> u64 {
+    FAILURE.set(None);
+    COUNTED.get()
+}
+
+/// The largest allocation that counted, in bytes.
+pub fn largest() -> usize {
+    LARGEST.get()
+}
+
+/// Whether the one that is asked for fails.
+fn fails(bytes: usize) -> bool {
+    if !WATCHED.get() {
+        return false;
+    }
+    let failure = FAILURE.get();
+    if failure.is_some_and(|failure| bytes < failure.bytes_min) {
+        return false;
+    }
+    LARGEST.set(LARGEST.get().max(bytes));
+    let number = COUNTED.replace(COUNTED.get() + 1);
+    let Some(failure) = failure else { return false };
+    if number == failure.after {
+        // Nothing fails meanwhile, and nothing may unwind out of an allocator.
+        FAILURE.set(None);
+        let called = catch_unwind(AssertUnwindSafe(|| exempt(|| (failure.before)(bytes))));
+        if called.is_err() {
+            process::exit(1);
+        }
+        FAILURE.set(Some(failure));
+        COUNTED.set(number + 1);
+    }
+    number == failure.after || (failure.lasting && number > failure.after)
+}
+
+/// The allocator.
+pub struct Scarce;
+
+// SAFETY: memory is the system's, or there is none, which an allocator may always say. Nothing unwinds: the one call
+// that may panic is caught.
+unsafe impl GlobalAlloc for Scarce {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if fails(layout.size()) {
+            return ptr::null_mut();
+        }
+        // SAFETY: the caller's own promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if fails(layout.size()) {
+            return ptr::null_mut();
+        }
+        // SAFETY: the caller's own promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if fails(new_size) {
+            return ptr::null_mut();
+        }
+        // SAFETY: the caller's own promise; all memory is the system's.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's own promise; all memory is the system's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[global_allocator]
+    static ALLOCATOR: Scarce = Scarce;
+
+    thread_local! {
+        static SEEN: Cell<usize> = const { Cell::new(0) };
+    }
+
+    fn failure(after: u64, lasting: bool, bytes_min: usize) -> Option<Failure> {
+        let before = |bytes| {
+            drop(vec![0u8; 1000]);
+            SEEN.set(bytes);
+        };
+        Some(Failure { after, lasting, bytes_min, before })
+    }
+
+    fn there_is_room(bytes: usize) -> bool {
+        Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
+    }
+
+    #[test]
+    fn the_one_that_was_chosen_fails_and_the_next_does_not() {
+        begin(failure(1, false, 0));
+        assert!(there_is_room(10), "nobody watches");
+        assert_eq!(
+            watched(|| [there_is_room(11), there_is_room(12), there_is_room(13)]),
+            [true, false, true]
+        );
+        assert_eq!((SEEN.get(), largest(), end()), (12, 13, 3));
+    }
+
+    #[test]
+    fn what_is_exempt_or_small_does_not_count() {
+        begin(failure(1, true, 100));
+        let outcome = watched(|| {
+            let first = there_is_room(100);
+            assert!(there_is_room(99) && exempt(|| there_is_room(1000)));
+            [first, there_is_room(101), there_is_room(100), there_is_room(5)]
+        });
+        assert_eq!(outcome, [true, false, false, true]);
+        assert_eq!(end(), 3);
+        assert!(watched(|| there_is_room(100)), "it has ended");
+    }
+}
