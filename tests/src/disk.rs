@@ -183,8 +183,28 @@ enum Command {
     Discard,
 }
 
+/// Requests that take long: they are carried out late, while others go on.
+#[derive(Clone, Copy, Debug)]
+pub struct Slow {
+    /// Reads are slow; otherwise everything that changes the disk, flushes among it.
+    pub reads: bool,
+    /// How many of those that are submitted next.
+    pub requests: u64,
+    /// For so many submissions and completions of this disk, unless nothing else is left to do.
+    pub lasting: u64,
+}
+
+impl Slow {
+    /// Some requests of either sort.
+    pub fn pick(rng: &mut Rng, reads: bool) -> Self {
+        Self { reads, requests: rng.between(1, 4), lasting: *rng.pick(&[30, 300, 3000]) }
+    }
+}
+
 struct Request {
     id: u64,
+    /// Not carried out before.
+    not_before: u64,
     command: Command,
     reply: Rc<RefCell<Reply>>,
 }
@@ -209,6 +229,7 @@ struct State {
     changes: u64,
     trace: u64,
     scramble: Rng,
+    slow: Option<Slow>,
 }
 
 /// The disk while it has power. Clones are handles to one disk.
@@ -233,6 +254,7 @@ impl SimulatedDisk {
             changes: 0,
             trace: 0,
             scramble: Rng::new(0xd15c),
+            slow: None,
         };
         Self { name: name.into(), state: Rc::new(RefCell::new(state)) }
     }
@@ -316,6 +338,11 @@ impl SimulatedDisk {
         state.visible.insert(at, block);
     }
 
+    /// Makes some of the requests to come slow.
+    pub fn slow(&self, slow: Slow) {
+        self.state.borrow_mut().slow = Some(slow);
+    }
+
     /// A digest of every request so far, in order: equal runs have equal traces.
     pub fn trace(&self) -> u64 {
         self.state.borrow().trace
@@ -368,7 +395,8 @@ impl SimulatedDisk {
             Command::Discard => state.scramble(id, start, count),
             Command::Read { .. } | Command::Flush { .. } => {}
         }
-        state.in_flight.push(Request { id, command, reply: reply.clone() });
+        let not_before = state.not_before(&command);
+        state.in_flight.push(Request { id, not_before, command, reply: reply.clone() });
         Completion(reply)
     }
 }
@@ -413,6 +441,22 @@ impl State {
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
+    }
+
+    /// When a request may be carried out.
+    fn not_before(&mut self, command: &Command) -> u64 {
+        let reads = matches!(command, Command::Read { .. });
+        match &mut self.slow {
+            Some(slow) if slow.reads == reads && slow.requests > 0 => {
+                slow.requests -= 1;
+                self.clock + slow.lasting
+            }
+            _ => 0,
+        }
+    }
+
+    fn is_due(&self, request: &Request) -> bool {
+        request.not_before <= self.clock
     }
 
     /// The bytes of a write. Equal blocks in a row share memory, so that a million of them cost nothing.
@@ -514,14 +558,23 @@ impl State {
 
 impl Hardware for SimulatedDisk {
     fn pending(&self) -> usize {
-        self.state.borrow().in_flight.len()
+        let state = self.state.borrow();
+        state.in_flight.iter().filter(|request| state.is_due(request)).count()
     }
 
     fn advance(&self, rng: &mut Rng) {
         let mut state = self.state.borrow_mut();
-        let index = rng.below(state.in_flight.len() as u64) as usize;
+        let due = (0..state.in_flight.len()).filter(|&at| state.is_due(&state.in_flight[at]));
+        let due: Vec<usize> = due.collect();
+        let index = *rng.pick(&due);
         let request = state.in_flight.remove(index);
         state.finish(request);
+    }
+
+    fn hurry(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.in_flight.iter_mut().for_each(|request| request.not_before = 0);
+        !state.in_flight.is_empty()
     }
 }
 

@@ -30,6 +30,16 @@ fn an_unflushed_write_is_visible_and_may_vanish() {
 }
 
 #[test]
+fn a_slow_read_is_carried_out_late_and_for_good() {
+    let (mut executor, disk) = machine(16);
+    disk.slow(Slow { reads: true, requests: 1, lasting: 100 });
+    let slow = disk.read(3, vec![block(0)]);
+    executor.run(disk.write(3, vec![block(7)])).1.unwrap();
+    assert_eq!((disk.pending(), disk.state.borrow().in_flight.len()), (0, 1));
+    assert_eq!(executor.run(slow).0[0][0], 7, "nothing else is left to do");
+}
+
+#[test]
 fn a_flushed_write_survives_every_power_loss() {
     let (mut executor, disk) = machine(16);
     executor.run(disk.write(3, vec![block(7)])).1.unwrap();

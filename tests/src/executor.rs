@@ -25,6 +25,10 @@ pub trait Hardware {
     fn pending(&self) -> usize;
     /// Finishes one of them.
     fn advance(&self, rng: &mut Rng);
+    /// Nothing else is left to do: what was slow until now is under way. False if there is none.
+    fn hurry(&self) -> bool {
+        false
+    }
 }
 
 /// A future that the executor owns or borrows for the length of a call.
@@ -228,7 +232,12 @@ impl Executor {
         let mut tasks: Vec<Task<'_, T>> = futures.into_iter().map(Task::new).collect();
         let mut results: Vec<Option<T>> = tasks.iter().map(|_| None).collect();
         for _ in 0..budget {
-            let Some(next) = self.choose(&tasks) else { return (results, Some(Stopped::Deadlock)) };
+            let Some(next) = self.choose(&tasks) else {
+                if self.hurry() {
+                    continue;
+                }
+                return (results, Some(Stopped::Deadlock));
+            };
             self.steps += 1;
             match next {
                 Move::Hardware => self.advance_hardware(),
@@ -245,6 +254,15 @@ impl Executor {
             }
         }
         (results, Some(Stopped::Budget))
+    }
+
+    /// Has all hardware go on with what was slow; false if none has anything left to do.
+    fn hurry(&self) -> bool {
+        let mut hurried = false;
+        for hardware in &self.hardware {
+            hurried |= hardware.hurry();
+        }
+        hurried
     }
 
     fn choose<T>(&mut self, tasks: &[Task<'_, T>]) -> Option<Move> {

@@ -36,8 +36,11 @@ pub enum Kind {
     AtOnce,
     OnOneBlock,
     ReadBeside,
+    SlowReader,
     CommitBeside,
+    SlowCommit,
     Burst,
+    Scatter,
     Hold,
     Unhold,
     Background,
@@ -72,8 +75,11 @@ const WEIGHTS: &[(Kind, u64)] = &[
     (Kind::AtOnce, 6),
     (Kind::OnOneBlock, 1),
     (Kind::ReadBeside, 2),
+    (Kind::SlowReader, 2),
     (Kind::CommitBeside, 2),
+    (Kind::SlowCommit, 1),
     (Kind::Burst, 1),
+    (Kind::Scatter, 1),
     (Kind::Hold, 1),
     (Kind::Unhold, 1),
     (Kind::Background, 7),
@@ -386,6 +392,18 @@ impl<'a> Chooser<'a> {
             parts.push(Action::WritePartial { volume, block, offset, bytes, content: made });
         }
         parts
+    }
+
+    /// Single blocks far apart: many leaves of one tree.
+    pub fn scattered_writes(&mut self, contents: &mut Contents) -> Vec<Action> {
+        let Some((volume, known)) = self.volume() else { return Vec::new() };
+        let stride = 128 * *self.rng.pick(&[1, 1, 2, 128]);
+        let first = self.rng.below(stride.min(known.head.size()));
+        let places = (first..known.head.size()).step_by(stride as usize);
+        let places = places.take(self.rng.between(10, 80) as usize);
+        let mut write =
+            |first| Action::Write { volume: volume.clone(), first, contents: vec![contents.draw()] };
+        places.map(&mut write).collect()
     }
 
     /// Writes to disjoint blocks, to run together.

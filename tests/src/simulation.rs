@@ -6,6 +6,7 @@
 use crate::action::Action;
 use crate::blockmap::BlockMap;
 use crate::compare::compare;
+use crate::disk::Slow;
 use crate::observe;
 use crate::operation::{Chooser, Kind, Operation, Shape, generate};
 use crate::perform::{Disk, name};
@@ -32,6 +33,9 @@ pub struct Plan {
     /// Whether running out of space is part of the game.
     pub may_fill: bool,
 }
+
+/// Steps in which something that goes on beside the rest gets to its first requests.
+const STEPS_TO_BEGIN: u64 = 12;
 
 /// Runs shrinking tries before it gives up.
 const SHRINK_TRIES_MAX: usize = 300;
@@ -195,8 +199,11 @@ impl Run<'_> {
             Kind::AtOnce => self.at_once(operation),
             Kind::OnOneBlock => self.on_one_block(operation),
             Kind::ReadBeside => self.read_beside(operation),
+            Kind::SlowReader => self.slow_reader(operation),
             Kind::CommitBeside => self.world.commit_beside(),
+            Kind::SlowCommit => self.slow_commit(operation),
             Kind::Burst => self.burst(operation),
+            Kind::Scatter => self.scatter(operation),
             Kind::Hold => self.hold(operation),
             Kind::Unhold => {
                 self.verify_held();
@@ -336,9 +343,33 @@ impl Run<'_> {
         self.world.read_beside(volume, first, count);
     }
 
-    /// Many small writes, each flushed: the log fills, whatever a commit is at.
+    /// The same, by a reader whose disk takes so long over it that commits come and go.
+    fn slow_reader(&mut self, operation: Operation) {
+        self.slow_disks(operation, true);
+        self.read_beside(operation);
+        self.world.executor.step(STEPS_TO_BEGIN);
+    }
+
+    /// A commit that goes on beside what follows, held up by its disks.
+    fn slow_commit(&mut self, operation: Operation) {
+        self.slow_disks(operation, false);
+        self.world.commit_beside();
+        self.world.executor.step(STEPS_TO_BEGIN);
+    }
+
+    fn slow_disks(&mut self, operation: Operation, reads: bool) {
+        let mut rng = Rng::new(operation.salt ^ 0x510);
+        self.world.disks.iter().for_each(|disk| disk.inner().slow(Slow::pick(&mut rng, reads)));
+    }
+
+    /// Many small writes, each flushed: the log fills, whatever a commit is at, and now and then goes all round.
     fn burst(&mut self, operation: Operation) {
-        for round in 0..Rng::new(operation.salt).between(20, 100) {
+        let mut rng = Rng::new(operation.salt);
+        let rounds = if rng.chance(25) { rng.between(200, 400) } else { rng.between(20, 100) };
+        if rng.chance(50) {
+            self.slow_commit(operation);
+        }
+        for round in 0..rounds {
             let write = Operation { salt: operation.salt ^ (round << 32), ..operation };
             if let Some(Action::Write { volume, first, mut contents }) = self.choose(write, Kind::Write) {
                 contents.truncate(1);
@@ -348,6 +379,14 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Writes to many leaves of one tree.
+    fn scatter(&mut self, operation: Operation) {
+        let state = self.world.model.state.clone();
+        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
+        let writes = chooser.scattered_writes(&mut self.world.contents);
+        let _ = writes.into_iter().chain([Action::Flush]).any(|action| self.refused(action));
     }
 
     fn hold(&mut self, operation: Operation) {
