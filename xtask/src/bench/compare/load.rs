@@ -23,6 +23,9 @@ const RECEIVE_BYTES: usize = 256 << 10;
 /// Pieces handed to the kernel at once.
 const SLICES_MAX: usize = 64;
 
+/// The flush after a load takes dm-thin with a snapshot, in a guest under TCG, more than a minute.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Bytes of one request while a volume is filled, and how many are under way.
 const FILL: Load =
     Load { read_percent: 0, length: 1 << 20, depth: 4, order: Order::Sequential, flush: false };
@@ -101,7 +104,9 @@ impl Session {
         ensure!(client.size() >= size, "the export has {} bytes, {size} are wanted", client.size());
         let mut random = Random(size);
         let payload = (0..FILL.length as usize / 8).flat_map(|_| random.next().to_le_bytes()).collect();
-        Ok(Session { stream: client.into_stream(), size, payload, received: Received::default() })
+        let stream = client.into_stream();
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Session { stream, size, payload, received: Received::default() })
     }
 
     /// Writes everything once, in order, and flushes.
