@@ -138,7 +138,8 @@ fn answer(device: &mut Hostile<'_>, index: usize, status: u8) {
     device.complete(index, writable);
 }
 
-/// An honest device answers whatever it holds: then every request ends.
+/// An honest device answers whatever it holds: then every request ends, or is one of so many parts (a device may take
+/// three blocks of zeros at a time) that the device has always more to answer.
 fn settle(driver: &Device, device: &mut Hostile<'_>, mut requests: Vec<Request<'_>>) {
     for _ in 0..TURNS_MAX {
         device.observe();
@@ -149,5 +150,7 @@ fn settle(driver: &Device, device: &mut Hostile<'_>, mut requests: Vec<Request<'
         answer(device, 0, 0);
         driver.poll();
     }
-    assert!(device.cheated, "{} requests never end", requests.len());
+    device.observe();
+    let goes_on = !device.held.is_empty();
+    assert!(device.cheated || goes_on, "{} requests never end", requests.len());
 }
