@@ -140,9 +140,9 @@ impl<D: BlockDevice> Shell<D> {
         Deferred::new(move || self.engine.borrow_mut().leave(interval))
     }
 
-    /// Brings blocks of metadata into the cache, many at a time.
+    /// Brings blocks of metadata into the cache, many at a time. To be called in the stretch that looked them up, and
+    /// guards all of them: the last is read only when the first have been.
     async fn load_all(&self, pointers: &[Pointer]) -> Result<()> {
-        // All of them were looked up just now, and the last is read only when the first have been.
         let _guard = self.read_guard();
         if let [pointer] = pointers {
             return self.load(pointer).await;
@@ -152,8 +152,7 @@ impl<D: BlockDevice> Shell<D> {
     }
 
     /// Brings a block of metadata into the cache.
-    pub(crate) async fn load(&self, pointer: &Pointer) -> Result<()> {
-        let _guard = self.read_guard();
+    async fn load(&self, pointer: &Pointer) -> Result<()> {
         let address = pointer.address;
         if !self.loading.borrow_mut().insert(address) {
             self.changed.until(|| !self.loading.borrow().contains(&address)).await;
