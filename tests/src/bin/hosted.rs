@@ -1,8 +1,9 @@
 //! The appliance's service on a host: files are its disks, Unix sockets its ports. For tests and native
 //! benchmarks; it is not a second product.
 //!
-//! One thread: a local executor runs until everything waits, then `poll` waits for sockets and timers. Disk I/O is
-//! synchronous. A socket serves one client at a time, as a serial port does; the next one waits.
+//! One thread serves: a local executor runs until everything waits, then `poll` waits for sockets, disks and timers.
+//! A disk copies what is small at once, since another thread would take longer to wake up; what is large, and flushes,
+//! it leaves to threads of its own. A socket serves one client at a time, as a serial port does; the next one waits.
 
 #![forbid(unsafe_code)]
 
@@ -12,23 +13,29 @@ use datum_service::environment::{Environment, MemoryUsage, Power};
 use datum_service::port::{Chunk, Disconnected, Port};
 use datum_service::{Appliance, FoundDisk, PoolOption, Setup, Takeover};
 use datum_store::device::{Block, BlockDevice, DeviceError, Geometry, Transfer};
+use futures_channel::oneshot;
 use futures_executor::LocalPool;
 use futures_util::task::LocalSpawnExt;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::{Arc, mpsc};
 use std::task::{Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Buffers in one vectored disk request.
 const VECTORS_MAX: usize = 1024;
+
+/// Blocks from which on a disk's own thread copies them: copying as many takes longer than waking it.
+const LARGE_BLOCKS: usize = 32;
 
 static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 
@@ -62,10 +69,10 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let pool = PoolOption::parse(&arguments.pool).context("--pool is open, auto or none")?;
     let takeover = Takeover::parse(&arguments.takeover).context("--takeover is wait or now")?;
-    let host = Host::default();
+    let host = Host::new()?;
     let mut disks = Vec::new();
     for path in &arguments.disks {
-        disks.push(FoundDisk { device: FileDisk::open(path)?, location: path.display().to_string() });
+        disks.push(FoundDisk { device: FileDisk::open(&host, path)?, location: path.display().to_string() });
     }
     let appliance = Appliance::new(Setup {
         disks,
@@ -99,12 +106,14 @@ fn main() -> Result<()> {
     }
 }
 
-/// Time, sleep and readiness of sockets.
+/// Time, sleep, and readiness of sockets and disks.
 #[derive(Clone)]
 struct Host(Rc<Reactor>);
 
 struct Reactor {
     started: Instant,
+    /// Written to by the disks' threads when they have done something.
+    done: Arc<OwnedFd>,
     sockets: RefCell<Vec<Wait>>,
     timers: RefCell<Vec<(Instant, Waker)>>,
 }
@@ -115,14 +124,13 @@ struct Wait {
     waker: Waker,
 }
 
-impl Default for Host {
-    fn default() -> Self {
-        let (sockets, timers) = (RefCell::default(), RefCell::default());
-        Self(Rc::new(Reactor { started: Instant::now(), sockets, timers }))
-    }
-}
-
 impl Host {
+    fn new() -> Result<Self> {
+        let done = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let (sockets, timers) = (RefCell::default(), RefCell::default());
+        Ok(Self(Rc::new(Reactor { started: Instant::now(), done, sockets, timers })))
+    }
+
     /// Tries `operation` until the socket no longer asks to wait.
     async fn when<S: AsFd + 'static, T>(
         &self,
@@ -154,7 +162,7 @@ impl Host {
         }
     }
 
-    /// Sleeps until a socket is ready or a timer has run out, and wakes who waits for it.
+    /// Sleeps until a socket is ready, a disk has done something or a timer has run out, and wakes who waits for it.
     fn park(&self) -> Result<()> {
         let waits = self.0.sockets.take();
         let next = self.0.timers.borrow().iter().map(|(at, _)| *at).min();
@@ -162,12 +170,15 @@ impl Host {
             next.map(|at| Timespec::try_from(at.saturating_duration_since(Instant::now()))).transpose()?;
         let mut polled: Vec<PollFd<'_>> =
             waits.iter().map(|wait| PollFd::from_borrowed_fd(wait.socket.as_fd(), wait.event)).collect();
+        polled.push(PollFd::new(&self.0.done, PollFlags::IN));
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
         drop(polled);
+        // Who waits for a disk was woken by its thread; what counts here is that `poll` has returned.
+        let _ = rustix::io::read(&self.0.done, &mut [0_u8; 8]);
         for (wait, ready) in waits.into_iter().zip(ready) {
             if ready {
                 wait.waker.wake();
@@ -237,12 +248,14 @@ impl Environment for Host {
 /// A file as a disk.
 struct FileDisk {
     name: String,
-    file: File,
+    content: Arc<Content>,
     geometry: Geometry,
+    copies: Worker,
+    flushes: Worker,
 }
 
 impl FileDisk {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(host: &Host, path: &Path) -> Result<Self> {
         let name =
             path.file_stem().and_then(|stem| stem.to_str()).context("give the disk's file a UTF-8 name")?;
         let writable = OpenOptions::new().read(true).write(true).open(path);
@@ -252,16 +265,67 @@ impl FileDisk {
             .with_context(|| format!("cannot open {}", path.display()))?;
         let blocks = file.metadata()?.len() / datum_store::device::BLOCK_SIZE as u64;
         ensure!(blocks > 0, "{} is empty; make it with `truncate -s 1G`", path.display());
-        Ok(Self { name: name.into(), file, geometry: Geometry { blocks, read_only, discard: false } })
+        let content = Arc::new(Content { file });
+        let (copies, flushes) = (Worker::start(host, &content), Worker::start(host, &content));
+        let geometry = Geometry { blocks, read_only, discard: false };
+        Ok(Self { name: name.into(), content, geometry, copies, flushes })
     }
 
-    fn check(&self, start: u64, count: usize) -> Result<u64, DeviceError> {
+    /// Where a request begins, in bytes.
+    fn offset(&self, start: u64, count: usize) -> Result<u64, DeviceError> {
         let end = start.checked_add(count as u64).ok_or(DeviceError::OutOfRange)?;
         if end > self.geometry.blocks { Err(DeviceError::OutOfRange) } else { Ok(start * 4096) }
     }
 
-    fn read_all(&self, start: u64, into: &mut [Block]) -> Result<(), DeviceError> {
-        let mut offset = self.check(start, into.len())?;
+    /// Copies blocks, here or on the other thread. The buffers are lost only with that thread.
+    async fn copy(
+        &self,
+        blocks: Vec<Block>,
+        copy: impl FnOnce(&Content, Vec<Block>) -> Transfer + Send + 'static,
+    ) -> Transfer {
+        if blocks.len() < LARGE_BLOCKS {
+            return copy(&self.content, blocks);
+        }
+        let copied = self.copies.call(move |content| copy(content, blocks)).await;
+        copied.unwrap_or((Vec::new(), Err(DeviceError::Broken)))
+    }
+}
+
+/// A thread that works on a disk, one job after the other.
+struct Worker(mpsc::Sender<Job>);
+
+type Job = Box<dyn FnOnce(&Content) + Send>;
+
+impl Worker {
+    fn start(host: &Host, content: &Arc<Content>) -> Self {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let (content, done) = (content.clone(), host.0.done.clone());
+        thread::spawn(move || {
+            for job in jobs {
+                job(&content);
+                // It fails only where the counter is full, and then `poll` returns anyway.
+                let _ = rustix::io::write(&done, &1_u64.to_ne_bytes());
+            }
+        });
+        Self(sender)
+    }
+
+    /// The job's result; `None` where the thread is gone. The job is done whether or not anybody waits for it.
+    async fn call<T: Send + 'static>(&self, job: impl FnOnce(&Content) -> T + Send + 'static) -> Option<T> {
+        let (done, result) = oneshot::channel();
+        let job = move |content: &Content| drop(done.send(job(content)));
+        self.0.send(Box::new(job)).ok()?;
+        result.await.ok()
+    }
+}
+
+/// What a disk holds.
+struct Content {
+    file: File,
+}
+
+impl Content {
+    fn read(&self, mut offset: u64, into: &mut [Block]) -> Result<(), DeviceError> {
         for group in into.chunks_mut(VECTORS_MAX) {
             let wanted = group.len() * 4096;
             let mut slices: Vec<IoSliceMut<'_>> =
@@ -280,11 +344,7 @@ impl FileDisk {
         Ok(())
     }
 
-    fn write_all(&self, start: u64, from: &[Block]) -> Result<(), DeviceError> {
-        if self.geometry.read_only {
-            return Err(DeviceError::ReadOnly);
-        }
-        let mut offset = self.check(start, from.len())?;
+    fn write(&self, mut offset: u64, from: &[Block]) -> Result<(), DeviceError> {
         for group in from.chunks(VECTORS_MAX) {
             let wanted = group.len() * 4096;
             let mut slices: Vec<IoSlice<'_>> = group.iter().map(|block| IoSlice::new(&block[..])).collect();
@@ -307,16 +367,32 @@ impl BlockDevice for FileDisk {
     fn geometry(&self) -> Geometry {
         self.geometry
     }
-    async fn read(&self, start: u64, mut into: Vec<Block>) -> Transfer {
-        let result = self.read_all(start, &mut into);
-        (into, result)
+    async fn read(&self, start: u64, into: Vec<Block>) -> Transfer {
+        let offset = match self.offset(start, into.len()) {
+            Ok(offset) => offset,
+            Err(error) => return (into, Err(error)),
+        };
+        let read = move |content: &Content, mut into: Vec<Block>| {
+            let result = content.read(offset, &mut into);
+            (into, result)
+        };
+        self.copy(into, read).await
     }
     async fn write(&self, start: u64, from: Vec<Block>) -> Transfer {
-        let result = self.write_all(start, &from);
-        (from, result)
+        let offset = match self.offset(start, from.len()) {
+            _ if self.geometry.read_only => return (from, Err(DeviceError::ReadOnly)),
+            Ok(offset) => offset,
+            Err(error) => return (from, Err(error)),
+        };
+        let write = move |content: &Content, from: Vec<Block>| {
+            let result = content.write(offset, &from);
+            (from, result)
+        };
+        self.copy(from, write).await
     }
     async fn flush(&self) -> Result<(), DeviceError> {
-        self.file.sync_data().map_err(|_| DeviceError::Io)
+        let flushed = self.flushes.call(|content| content.file.sync_data()).await;
+        flushed.ok_or(DeviceError::Broken)?.map_err(|_| DeviceError::Io)
     }
     async fn discard(&self, _start: u64, _count: u64) -> Result<(), DeviceError> {
         Err(DeviceError::Unsupported)
