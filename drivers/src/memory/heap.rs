@@ -12,7 +12,7 @@
 
 use super::size_class::{CLASS_COUNT, class_bytes, class_for};
 use core::alloc::Layout;
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 use linked_list_allocator::Heap as BackEnd;
 
 /// Bytes in a slab, and its alignment.
@@ -21,9 +21,6 @@ const SLAB_BYTES: usize = 64 << 10;
 pub const REGIONS_MAX: usize = 8;
 /// Large requests are rounded up to this, so that the back end does not crumble.
 const PAGE_BYTES: usize = 4096;
-/// The end of a list of slabs.
-const NONE: u32 = u32::MAX;
-
 /// Heap figures in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -43,19 +40,34 @@ struct FreeObject {
 /// What is known about one slab. `next` and `previous` link the slabs of a class that have a free object.
 struct Slab {
     free: Option<NonNull<FreeObject>>,
-    next: u32,
-    previous: u32,
+    next: SlabLink,
+    previous: SlabLink,
     used: u32,
 }
+
+/// A descriptor in a region's table, which stays where it is for ever.
+type SlabLink = Option<NonNull<Slab>>;
 
 /// One contiguous piece of memory: its slab descriptors, then what the back end manages.
 struct Region {
     base: usize,
     end: usize,
     slabs: *mut Slab,
-    /// The number of this region's first slab among those of all regions.
-    first_slab: u32,
     back: BackEnd,
+}
+
+impl Region {
+    /// The slab that `address` lies in.
+    fn slab_at(&self, address: usize) -> SlabLink {
+        NonNull::new(self.slabs.wrapping_add((address - self.base) / SLAB_BYTES))
+    }
+
+    /// Where the memory of a slab begins; `None` for that of another region.
+    fn start_of(&self, slab: NonNull<Slab>) -> Option<NonNull<u8>> {
+        let index = (slab.as_ptr() as usize).checked_sub(self.slabs as usize)? / size_of::<Slab>();
+        let start = self.base + index * SLAB_BYTES;
+        if start < self.end { NonNull::new(start as *mut u8) } else { None }
+    }
 }
 
 /// The heap. All memory it hands out lies in the regions given to [`Heap::add_region`].
@@ -64,10 +76,9 @@ pub struct Heap {
     regions: [Option<Region>; REGIONS_MAX],
     region_count: usize,
     /// For each class the first slab with a free object.
-    partial: [u32; CLASS_COUNT],
+    partial: [SlabLink; CLASS_COUNT],
     /// The first wholly free slab.
-    reserve: u32,
-    slab_count: u32,
+    reserve: SlabLink,
     usage: Usage,
 }
 
@@ -81,9 +92,8 @@ impl Heap {
         Self {
             regions: [const { None }; REGIONS_MAX],
             region_count: 0,
-            partial: [NONE; CLASS_COUNT],
-            reserve: NONE,
-            slab_count: 0,
+            partial: [None; CLASS_COUNT],
+            reserve: None,
             usage: Usage { heap_bytes: 0, used_bytes: 0, high_water_bytes: 0 },
         }
     }
@@ -107,9 +117,8 @@ impl Heap {
         // SAFETY: the range is the caller's gift; the descriptors lie before it and are written before use,
         // each when its slab is first carved.
         let back = unsafe { BackEnd::new(back_start as *mut u8, end - back_start) };
-        *place = Some(Region { base, end, slabs: start as *mut Slab, first_slab: self.slab_count, back });
+        *place = Some(Region { base, end, slabs: start as *mut Slab, back });
         self.region_count += 1;
-        self.slab_count += slabs as u32;
         self.usage.heap_bytes += end - back_start;
         true
     }
@@ -166,18 +175,18 @@ impl Heap {
     }
 
     fn allocate_small(&mut self, class: usize) -> Option<NonNull<u8>> {
-        if self.partial[class] == NONE {
+        if self.partial[class].is_none() {
             let fresh = self.carve(class)?;
             self.link(class, fresh);
         }
-        let number = self.partial[class];
-        let slab = self.slab(number);
+        let link = self.partial[class]?;
+        let slab = self.slab(link);
         let object = slab.free?;
         // SAFETY: an object on a free list is memory of the heap that holds a `FreeObject`.
         slab.free = unsafe { object.as_ref().next };
         slab.used += 1;
         if slab.free.is_none() {
-            self.unlink(class, number);
+            self.unlink(class, link);
         }
         Some(object.cast())
     }
@@ -185,8 +194,8 @@ impl Heap {
     /// # Safety
     /// `memory` is an object of `class` that this heap handed out and that is not used any more.
     unsafe fn release_small(&mut self, memory: NonNull<u8>, class: usize) {
-        let Some(number) = self.slab_number(memory) else { return };
-        let slab = self.slab(number);
+        let Some(link) = self.slab_of(memory) else { return };
+        let slab = self.slab(link);
         let was_full = slab.free.is_none();
         let object = memory.cast::<FreeObject>();
         // SAFETY: the object is free now, at least 16 bytes long and aligned to 16.
@@ -195,28 +204,28 @@ impl Heap {
         slab.used -= 1;
         let is_empty = slab.used == 0;
         if was_full {
-            self.link(class, number);
+            self.link(class, link);
         }
         // The last slab of a class stays, or a lone object that comes and goes would carve one each time.
-        if is_empty && !(self.partial[class] == number && self.slab(number).next == NONE) {
-            self.retire(class, number);
+        if is_empty && !(self.partial[class] == Some(link) && self.slab(link).next.is_none()) {
+            self.retire(class, link);
         }
     }
 
     /// Moves a slab without a used object from its class to the reserve.
-    fn retire(&mut self, class: usize, number: u32) {
-        self.unlink(class, number);
-        let next = core::mem::replace(&mut self.reserve, number);
-        self.slab(number).next = next;
+    fn retire(&mut self, class: usize, slab: NonNull<Slab>) {
+        self.unlink(class, slab);
+        let next = self.reserve.replace(slab);
+        self.slab(slab).next = next;
     }
 
     /// Takes a slab, from the reserve if it has one, and strings its objects into a free list.
-    fn carve(&mut self, class: usize) -> Option<u32> {
+    fn carve(&mut self, class: usize) -> Option<NonNull<Slab>> {
         let start = match self.reserve {
-            NONE => self.allocate_large(slab_layout())?,
-            number => {
-                self.reserve = self.slab(number).next;
-                self.slab_start(number)?
+            None => self.allocate_large(slab_layout())?,
+            Some(slab) => {
+                self.reserve = self.slab(slab).next;
+                self.start_of(slab)?
             }
         };
         let bytes = class_bytes(class);
@@ -229,10 +238,10 @@ impl Heap {
                 free = Some(object);
             }
         }
-        let number = self.slab_number(start)?;
+        let slab = self.slab_of(start)?;
         // SAFETY: the descriptor's place is reserved in the region's table; this initialises it.
-        unsafe { self.slab_place(number).write(Slab { free, next: NONE, previous: NONE, used: 0 }) };
-        Some(number)
+        unsafe { slab.write(Slab { free, next: None, previous: None, used: 0 }) };
+        Some(slab)
     }
 
     fn allocate_large(&mut self, layout: Layout) -> Option<NonNull<u8>> {
@@ -251,19 +260,17 @@ impl Heap {
     /// Gives every slab without a used object back, those that classes keep for themselves too.
     fn give_back_reserve(&mut self) {
         for class in 0..CLASS_COUNT {
-            let mut number = self.partial[class];
-            while number != NONE {
-                let (next, is_empty) = (self.slab(number).next, self.slab(number).used == 0);
-                if is_empty {
-                    self.retire(class, number);
+            let mut left = self.partial[class];
+            while let Some(slab) = left {
+                left = self.slab(slab).next;
+                if self.slab(slab).used == 0 {
+                    self.retire(class, slab);
                 }
-                number = next;
             }
         }
-        while self.reserve != NONE {
-            let number = self.reserve;
-            self.reserve = self.slab(number).next;
-            let Some(start) = self.slab_start(number) else { return };
+        while let Some(slab) = self.reserve {
+            self.reserve = self.slab(slab).next;
+            let Some(start) = self.start_of(slab) else { return };
             if let Some(region) = self.region_of(start) {
                 // SAFETY: the slab came from this region's back end with this layout, and all of it is free.
                 unsafe { region.back.deallocate(start, slab_layout()) }
@@ -271,22 +278,22 @@ impl Heap {
         }
     }
 
-    fn link(&mut self, class: usize, number: u32) {
-        let next = core::mem::replace(&mut self.partial[class], number);
-        let slab = self.slab(number);
-        (slab.next, slab.previous) = (next, NONE);
-        if next != NONE {
-            self.slab(next).previous = number;
+    fn link(&mut self, class: usize, link: NonNull<Slab>) {
+        let next = self.partial[class].replace(link);
+        let slab = self.slab(link);
+        (slab.next, slab.previous) = (next, None);
+        if let Some(next) = next {
+            self.slab(next).previous = Some(link);
         }
     }
 
-    fn unlink(&mut self, class: usize, number: u32) {
-        let (next, previous) = (self.slab(number).next, self.slab(number).previous);
+    fn unlink(&mut self, class: usize, link: NonNull<Slab>) {
+        let (next, previous) = (self.slab(link).next, self.slab(link).previous);
         match previous {
-            NONE => self.partial[class] = next,
-            _ => self.slab(previous).next = next,
+            None => self.partial[class] = next,
+            Some(previous) => self.slab(previous).next = next,
         }
-        if next != NONE {
+        if let Some(next) = next {
             self.slab(next).previous = previous;
         }
     }
@@ -300,34 +307,18 @@ impl Heap {
             .find(|region| (region.slabs as usize..region.end).contains(&address))
     }
 
-    fn slab_number(&mut self, memory: NonNull<u8>) -> Option<u32> {
-        let region = self.region_of(memory)?;
-        Some(region.first_slab + ((memory.as_ptr() as usize - region.base) / SLAB_BYTES) as u32)
+    fn slab_of(&mut self, memory: NonNull<u8>) -> SlabLink {
+        self.region_of(memory)?.slab_at(memory.as_ptr() as usize)
     }
 
-    fn region_of_slab(&self, number: u32) -> Option<&Region> {
-        // Regions are numbered in the order they were added: the last that starts at or before `number`.
-        self.regions[..self.region_count].iter().flatten().rfind(|region| region.first_slab <= number)
+    fn start_of(&self, slab: NonNull<Slab>) -> Option<NonNull<u8>> {
+        self.regions[..self.region_count].iter().flatten().find_map(|region| region.start_of(slab))
     }
 
-    fn slab_start(&self, number: u32) -> Option<NonNull<u8>> {
-        let region = self.region_of_slab(number)?;
-        NonNull::new((region.base + (number - region.first_slab) as usize * SLAB_BYTES) as *mut u8)
-    }
-
-    fn slab_place(&self, number: u32) -> *mut Slab {
-        match self.region_of_slab(number) {
-            // SAFETY: the table has a place for each slab number of the region.
-            Some(region) => unsafe { region.slabs.add((number - region.first_slab) as usize) },
-            None => ptr::null_mut(),
-        }
-    }
-
-    fn slab(&mut self, number: u32) -> &mut Slab {
-        assert!(number < self.slab_count, "the heap's lists are damaged");
-        // SAFETY: only numbers of carved slabs are ever stored in a list or derived from a live object, so the
-        // descriptor is initialised; `&mut self` makes the reference the only one.
-        unsafe { &mut *self.slab_place(number) }
+    fn slab(&mut self, mut slab: NonNull<Slab>) -> &mut Slab {
+        // SAFETY: only carved slabs are ever linked or have a live object, so the descriptor is initialised; it lies
+        // in the heap's own table, and `&mut self` makes the reference the only one.
+        unsafe { slab.as_mut() }
     }
 }
 

@@ -214,23 +214,14 @@ impl Forest {
         if level < lowest {
             return Ok(0);
         }
-        let mut nodes = match pointer.is_hole() {
-            true => 1,
-            false => u64::from(!self.is_mutable(tree, self.load(pointer)?)),
-        };
+        let node = if pointer.is_hole() { None } else { Some(self.load(pointer)?) };
+        let mut nodes = u64::from(node.is_none_or(|entry| !self.is_mutable(tree, entry)));
         if level == lowest {
             return Ok(nodes);
         }
         for (slot, child_base) in slots(level, base, first, last) {
-            nodes += self.prepare_below(
-                tree,
-                &self.child(pointer, slot)?,
-                level - 1,
-                child_base,
-                first,
-                last,
-                lowest,
-            )?;
+            let child = node.map_or(*pointer, |entry| pointer_at(entry.block(), slot));
+            nodes += self.prepare_below(tree, &child, level - 1, child_base, first, last, lowest)?;
         }
         Ok(nodes)
     }
@@ -276,7 +267,10 @@ impl Forest {
                 1 => change(self, child_base, old),
                 _ => self.update_below(tree, old, level - 1, child_base, (first, last), bound, change),
             };
-            edit.set(self, slot, new);
+            // A child that was changed where it lies looks the same from here.
+            if new != old {
+                edit.set(self, slot, new);
+            }
         }
         let empty = tree != Tree::Volume && edit.uniform_hole() == Some(Pointer::default());
         let node = edit.finish(self);

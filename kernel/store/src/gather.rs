@@ -1,7 +1,7 @@
 //! Data writes that wait together go out together: those that lie side by side become one request.
 //!
-//! - A write waits for one turn of the others, and then while as many batches are under way as the disk gets; a
-//!   slow disk so gets fewer and larger requests, and a fast one is never waited for.
+//! - The first that waits gives the others one turn to join, and then waits while as many batches are under way as the
+//!   disk gets; a slow disk so gets fewer and larger requests, and a fast one is never waited for.
 //! - Whoever finds that a batch may leave carries all that waits. A writer that is dropped takes nobody along.
 //! - A request that fails is tried again piece by piece, so that a bad place costs only who wanted it.
 //!
@@ -64,7 +64,11 @@ impl Part {
 
 impl Gather {
     fn may_leave(&self) -> bool {
-        self.batches.get() < BATCHES || self.waiting_blocks.get() >= BATCH_BLOCKS
+        self.batches.get() < BATCHES || self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting_blocks.get() >= BATCH_BLOCKS
     }
 
     /// Lets the first that waits look whether it may leave.
@@ -74,9 +78,12 @@ impl Gather {
         }
     }
 
-    fn put(&self, part: &Rc<Part>) {
-        self.waiting.borrow_mut().push_back(part.clone());
+    /// Adds a part that waits; tells whether it is the first.
+    fn put(&self, part: &Rc<Part>) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.push_back(part.clone());
         self.waiting_blocks.set(self.waiting_blocks.get() + part.count);
+        waiting.len() == 1
     }
 
     /// Everything that waits, by address.
@@ -115,16 +122,21 @@ impl<D: BlockDevice> Shell<D> {
             outcome: Cell::new(None),
             waker: RefCell::new(None),
         });
-        gather.put(&part);
+        let is_first = gather.put(&part);
         let dropped = Deferred::new(|| {
             gather.remove(&part);
             gather.wake_next();
         });
-        yield_now().await;
+        if is_first && gather.may_leave() {
+            yield_now().await;
+        }
+        // Who is not the first will be carried by it, or looks again when it is.
+        let mut looks = is_first || gather.is_full();
         let leaves = poll_fn(|context| match part.outcome.get() {
             Some(_) => Poll::Ready(false),
-            None if !part.carried.get() && gather.may_leave() => Poll::Ready(true),
+            None if looks && !part.carried.get() && gather.may_leave() => Poll::Ready(true),
             None => {
+                looks = true;
                 *part.waker.borrow_mut() = Some(context.waker().clone());
                 Poll::Pending
             }

@@ -34,7 +34,7 @@ pub(crate) const OBJECTS_FOR_RETURNS: u64 = 1 << 20;
 /// Blocks of one intent-log record.
 pub(crate) const RECORD_BLOCKS_MAX: u64 = 64;
 /// Bytes of operations that wait for a flush before a commit starts instead.
-pub(crate) const PENDING_BYTES_MAX: usize = 192 << 10;
+pub(crate) const PENDING_BYTES_MAX: usize = 240 << 10;
 /// Leaf nodes that a trim frees on the spot; beyond, a drop job does it.
 pub(crate) const TRIM_INLINE_LEAVES: u64 = 32;
 /// Pointers a background step looks at before others get their turn: about as much work as two small writes.

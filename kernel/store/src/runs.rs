@@ -51,9 +51,16 @@ impl RunSet {
     fn insert_within(&mut self, start: u64, length: u64) -> bool {
         let end = start + length;
         let joins = |at: u64| at & (self.boundary - 1) != 0;
-        let after = self.runs.get(&end).copied().filter(|_| joins(end));
+        let mut below = self.runs.range_mut(..=end);
+        let mut before = below.next_back();
+        let mut after = None;
+        if let Some((&first, &mut blocks)) = before
+            && first == end
+        {
+            after = joins(end).then_some(blocks);
+            before = below.next_back();
+        }
         let whole = length + after.unwrap_or(0);
-        let before = self.runs.range_mut(..end).next_back();
         match before {
             Some((&first, blocks)) if first + *blocks > start => return false,
             Some((&first, blocks)) if first + *blocks == start && joins(start) => *blocks += whole,

@@ -33,12 +33,8 @@ impl Changed {
 
     /// Waits until the condition holds; it is looked at after each change.
     pub(crate) async fn until(&self, mut condition: impl FnMut() -> bool) {
-        loop {
-            let listener = self.0.listen();
-            if condition() {
-                return;
-            }
-            listener.await;
+        while !condition() {
+            self.0.listen().await;
         }
     }
 }

@@ -108,24 +108,7 @@ impl<D: BlockDevice, P: Port> Connection<D, P> {
         }
     }
 
-    /// Runs a request to its end, beside the others, once there is room for one more.
-    pub(super) async fn start(
-        self: Rc<Self>,
-        request: impl Future<Output = ()> + 'static,
-    ) -> Result<(), Disconnected>
-    where
-        D: 'static,
-        P: 'static,
-    {
-        let under_way = self.begin().await?;
-        self.spawn(async move {
-            request.await;
-            drop(under_way);
-        });
-        Ok(())
-    }
-
-    /// Runs a part of a request.
+    /// Runs a request or a part of one to its end, beside the others.
     pub(super) fn spawn(&self, part: impl Future<Output = ()> + 'static) {
         self.tasks.spawn(part);
     }

@@ -19,8 +19,8 @@ use crate::port::{Disconnected, Port};
 use crate::sessions::Session;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
-use connection::Connection;
-use datum_protocol::nbd::{Command, ErrorNumber, Incoming, Request, Transmission};
+use connection::{Connection, UnderWay};
+use datum_protocol::nbd::{Command, ErrorNumber, Incoming, Request, RequestId, Transmission};
 use datum_store::device::BlockDevice;
 use datum_store::{Error, ErrorKind};
 use input::Input;
@@ -60,8 +60,8 @@ async fn run<D: BlockDevice + 'static, E: Environment + 'static, P: Port + 'stat
         match input.next(|bytes| transmission.receive(bytes)).await? {
             Incoming::Request(request) => dispatch(&connection, input, &mut transmission, request).await?,
             Incoming::Refused { id, error, message } => {
-                let connection = connection.clone();
-                connection.clone().start(async move { connection.error(id, error, message).await }).await?;
+                let under_way = connection.begin().await?;
+                connection.spawn(refuse(connection.clone(), id, error, message, under_way));
             }
             Incoming::Ended(_) => return Ok(()),
         }
@@ -79,11 +79,27 @@ async fn dispatch<D: BlockDevice + 'static, P: Port + 'static>(
     if request.command == Command::Write {
         return write::receive(connection, input, transmission, request).await;
     }
-    let task = connection.clone();
-    connection.clone().start(async move { perform(&task, request).await }).await
+    let under_way = connection.begin().await?;
+    connection.spawn(perform(connection.clone(), request, under_way));
+    Ok(())
 }
 
-async fn perform<D: BlockDevice, P: Port>(connection: &Connection<D, P>, request: Request) {
+async fn refuse<D: BlockDevice, P: Port>(
+    connection: Rc<Connection<D, P>>,
+    id: RequestId,
+    error: ErrorNumber,
+    message: &'static str,
+    _under_way: UnderWay<D, P>,
+) {
+    connection.error(id, error, message).await;
+}
+
+async fn perform<D: BlockDevice, P: Port>(
+    connection: Rc<Connection<D, P>>,
+    request: Request,
+    _under_way: UnderWay<D, P>,
+) {
+    let connection = &*connection;
     let done = match connection.allowed() {
         Err(error) => Err(error),
         Ok(()) => match &request.command {
