@@ -6,7 +6,7 @@
 //! Neighbours: `disk` is the hardware; `world` drives the store through here.
 
 use crate::rng::Rng;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +33,19 @@ pub trait Hardware {
 
 /// A future that the executor owns or borrows for the length of a call.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Lets every other task have a turn.
+pub async fn turn() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
 
 /// Why a set of futures did not all finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

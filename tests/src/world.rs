@@ -17,7 +17,7 @@ use crate::action::Action;
 use crate::compare::KeptToken;
 use crate::content::Contents;
 use crate::disk::{DiskImage, PowerLoss, SimulatedDisk};
-use crate::executor::{BoxFuture, Executor};
+use crate::executor::{BoxFuture, Executor, turn};
 use crate::model::{Mark, Model, State};
 use crate::observe;
 use crate::perform::{Disk, Reply, name, perform};
@@ -27,6 +27,9 @@ use datum_store::device::Block;
 use datum_store::{Config, Error, ErrorKind, Image, NewPool, Pool};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+
+/// Turns of the others that stand for a millisecond.
+const PAUSE_TURNS: usize = 25;
 
 /// What a world is made of.
 #[derive(Clone, Debug)]
@@ -345,7 +348,7 @@ impl World {
     fn start(&mut self, pool: Pool<Disk>, incarnation: u64) {
         let background = pool.clone();
         self.executor.spawn(watched(async move {
-            background.background().await;
+            background.background(pause).await;
         }));
         self.pool = Some(Watched(pool, self.forged));
         self.incarnation = incarnation;
@@ -440,6 +443,13 @@ impl World {
                 "read of a deleted volume"
             );
         }
+    }
+}
+
+/// What background work waits for while clients are busy: a short while, where there is no clock.
+async fn pause() {
+    for _ in 0..PAUSE_TURNS {
+        turn().await;
     }
 }
 

@@ -2,6 +2,7 @@
 //! The stories were found by arguing the crash points one by one; no random run had met them.
 
 use datum_store::{BlockIndex, Config, ErrorKind, Image, NewPool, Pool, Progress, TimelineId};
+use datum_tests::executor::turn;
 use datum_tests::held::{HeldDisk, finish, poll_for};
 use datum_tests::perform::name;
 use std::pin::pin;
@@ -93,7 +94,7 @@ fn a_revert_looks_again_whether_its_checkpoint_is_there() {
     let mut revert = pin!(pool.revert_volume(&volume, &checkpoint, &progress));
     assert!(poll_for(revert.as_mut(), 50).is_none(), "the revert waits for the request");
     finish(pool.delete_checkpoint(&volume, &checkpoint)).expect("deleted");
-    let some_background = |polls| poll_for(pin!(pool.background()), polls);
+    let some_background = |polls| poll_for(pin!(pool.background(turn)), polls);
     some_background(3);
     poll_for(request.as_mut(), 1000).expect("the request ends").expect("well");
     some_background(3);

@@ -10,8 +10,8 @@ use crate::environment::Environment;
 use crate::events::{Event, Events};
 use crate::jobs::Jobs;
 use crate::limits::{
-    ANSWER_INTERVAL_NANOSECONDS, CHALLENGE_NANOSECONDS, COMMIT_INTERVAL_NANOSECONDS,
-    GUARD_INTERVAL_NANOSECONDS, WATCH_INTERVAL_NANOSECONDS,
+    ANSWER_INTERVAL_NANOSECONDS, BACKGROUND_PAUSE_NANOSECONDS, CHALLENGE_NANOSECONDS,
+    COMMIT_INTERVAL_NANOSECONDS, GUARD_INTERVAL_NANOSECONDS, WATCH_INTERVAL_NANOSECONDS,
 };
 use crate::port::Port;
 use crate::sessions::{Session, Sessions};
@@ -354,8 +354,11 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
 
     /// Takes a pool into service.
     fn adopt(self: &Rc<Self>, pool: Pool<Disk<D>>) {
-        let background = pool.clone();
-        self.tasks.spawn(async move { background.background().await });
+        let (appliance, worked) = (self.clone(), pool.clone());
+        self.tasks.spawn(async move {
+            let pause = async || appliance.environment.sleep(BACKGROUND_PAUSE_NANOSECONDS).await;
+            worked.background(pause).await
+        });
         let (appliance, guarded) = (self.clone(), pool.clone());
         self.tasks.spawn(async move { appliance.guard(&guarded).await });
         let appliance = self.clone();

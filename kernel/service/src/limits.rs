@@ -63,6 +63,9 @@ pub const ANSWER_INTERVAL_NANOSECONDS: u64 = 50_000_000;
 /// How often the pool is looked at for a turn to read-only.
 pub const WATCH_INTERVAL_NANOSECONDS: u64 = 1_000_000_000;
 
+/// What background work waits for at a time while clients are busy.
+pub const BACKGROUND_PAUSE_NANOSECONDS: u64 = 1_000_000;
+
 /// How often a job that waits for the store looks again.
 pub const JOB_POLL_NANOSECONDS: u64 = 100_000_000;
 

@@ -37,16 +37,14 @@ pub(crate) const RECORD_BLOCKS_MAX: u64 = 64;
 pub(crate) const PENDING_BYTES_MAX: usize = 240 << 10;
 /// Leaf nodes that a trim frees on the spot; beyond, a drop job does it.
 pub(crate) const TRIM_INLINE_LEAVES: u64 = 32;
-/// Pointers a background step looks at before others get their turn: about as much work as two small writes.
+/// Pointers a background step looks at before others get their turn: about as much work as four small writes.
 pub(crate) const STEP_POINTERS: usize = 32;
 /// Pointers that a step of a query looks at.
 pub(crate) const QUERY_POINTERS: usize = 4096;
 /// Requests of clients that come before a background step, while they work.
-pub(crate) const REQUESTS_PER_STEP: u64 = 56;
-/// Turns without a request of clients after which background work takes them for idle.
-pub(crate) const QUIET_TURNS: u32 = 32;
-/// Turns after which background work does a step whatever clients do: their requests may wait for a disk.
-pub(crate) const PATIENT_TURNS: u32 = 256;
+pub(crate) const REQUESTS_PER_STEP: u64 = 128;
+/// Pauses after which background work does a step whatever clients do: their requests may wait for a disk.
+pub(crate) const PAUSES_PER_STEP: usize = 10;
 /// Freed extents in memory at which a commit lists them, and background freeing waits for it.
 pub(crate) const FREED_EXTENTS_MAX: usize = 16_384;
 /// List blocks (255 extents each) that a sweep takes up at a time.

@@ -145,8 +145,9 @@ impl<D: BlockDevice> Pool<D> {
     }
 
     /// Runs commits (for want of memory or log space) and background work; never returns. Exactly one task
-    /// runs it.
-    pub async fn background(&self) {
+    /// runs it. Where clients are busy a step waits for `pause`, which should take about a millisecond, up to ten
+    /// times.
+    pub async fn background(&self, pause: impl AsyncFn()) {
         loop {
             self.0.changed.until(|| self.0.check_alive().is_ok()).await;
             if self.0.commit_due() {
@@ -158,7 +159,7 @@ impl<D: BlockDevice> Pool<D> {
             match self.0.run(Engine::maintain).await {
                 Ok(true) => {
                     yield_now().await;
-                    self.0.traffic.give_way().await;
+                    self.0.traffic.give_way(&pause).await;
                 }
                 Ok(false) | Err(_) => self.rest().await,
             }

@@ -11,7 +11,7 @@ use crate::format::pointer::zeroed_block;
 use crate::format::{Address, Pointer};
 use crate::gate::Gates;
 use crate::gather::Gather;
-use crate::limits::{PATIENT_TURNS, PENDING_BYTES_MAX, QUIET_TURNS, REQUESTS_PER_STEP};
+use crate::limits::{PAUSES_PER_STEP, PENDING_BYTES_MAX, REQUESTS_PER_STEP};
 use crate::space::{Purpose, Urgency};
 use crate::sync::{Changed, Deferred, yield_now};
 use crate::types::ObjectId;
@@ -20,7 +20,8 @@ use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use futures_util::future::join_all;
+use core::pin::pin;
+use futures_util::future::{join_all, select};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 /// Blocks of metadata that are read at the same time for one step.
@@ -34,15 +35,20 @@ struct FlushState {
 }
 
 /// The requests of clients, as far as background work gives way to them.
-#[derive(Default)]
 pub(crate) struct Traffic {
     inside: Cell<usize>,
     ended: Cell<u64>,
     /// How many had ended when background work last went on.
     seen: Cell<u64>,
+    /// Notified when so many have ended since that a step is due.
+    due: Changed,
 }
 
 impl Traffic {
+    fn new() -> Self {
+        Self { inside: Cell::new(0), ended: Cell::new(0), seen: Cell::new(0), due: Changed::new() }
+    }
+
     pub(crate) fn enter(&self) {
         self.inside.set(self.inside.get() + 1);
     }
@@ -50,19 +56,22 @@ impl Traffic {
     pub(crate) fn leave(&self) {
         self.inside.set(self.inside.get() - 1);
         self.ended.set(self.ended.get() + 1);
+        if self.ended.get() - self.seen.get() == REQUESTS_PER_STEP {
+            self.due.notify();
+        }
     }
 
-    /// Waits for the next step of background work: at once where nobody came since the last one, else for a number of
-    /// requests or a pause. What clients wait for may be the disk, or that very work: so not for ever.
-    pub(crate) async fn give_way(&self) {
-        let mut quiet = 0;
-        for _ in 0..PATIENT_TURNS {
-            let done = self.ended.get() - self.seen.get();
-            quiet = if self.inside.get() == 0 { quiet + 1 } else { 0 };
-            if done >= REQUESTS_PER_STEP || quiet >= QUIET_TURNS || done == 0 && quiet > 0 {
+    /// Waits for the next step of background work: not at all where nobody came since the last one, else for a number of
+    /// requests or a pause without any. What clients wait for may be the disk, or that very work: so not for ever.
+    pub(crate) async fn give_way(&self, pause: &impl AsyncFn()) {
+        let is_due = || self.ended.get() - self.seen.get() >= REQUESTS_PER_STEP;
+        let mut ended = self.seen.get();
+        for _ in 0..PAUSES_PER_STEP {
+            if is_due() || self.inside.get() == 0 && self.ended.get() == ended {
                 break;
             }
-            yield_now().await;
+            ended = self.ended.get();
+            select(pin!(pause()), pin!(self.due.until(is_due))).await;
         }
         self.seen.set(self.ended.get());
     }
@@ -94,7 +103,7 @@ impl<D: BlockDevice> Shell<D> {
             engine: RefCell::new(engine),
             changed: Changed::new(),
             gates: Gates::default(),
-            traffic: Traffic::default(),
+            traffic: Traffic::new(),
             loading: RefCell::new(BTreeSet::new()),
             committing: Cell::new(false),
             commit_wanted: Cell::new(false),

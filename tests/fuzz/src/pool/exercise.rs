@@ -29,7 +29,7 @@ pub(super) fn all(disk: &MemoryDisk, deeds: u16) {
                 let _closed = pool.close().await;
             }
         };
-        drive(work, pool.background());
+        drive(work, pool.background(turn));
     }
 }
 

@@ -59,7 +59,7 @@ fn make(which: usize) -> Image {
         tell(&pool, which).await.unwrap_or_else(|error| panic!("{error:?}"));
         disk.image()
     };
-    let mut contents = drive(story, pool.background());
+    let mut contents = drive(story, pool.background(turn));
     let kinds = layout::kinds(&mut contents);
     let metadata = kinds.into_iter().filter(|(_, kind)| *kind != layout::Kind::Data).map(|(at, _)| at);
     let metadata: Rc<[u64]> = metadata.collect();
