@@ -1,6 +1,6 @@
 //! Time: nanoseconds since boot from the time-stamp counter, wall time from the CMOS clock, and sleeping.
 //!
-//! The counter's rate is measured at boot against the ACPI timer (else the 8254), over a few milliseconds.
+//! The counter's rate is measured at boot against the ACPI timer (else the 8254), over two milliseconds.
 //! There is no periodic tick: the local APIC's timer is set for the earliest sleeper only, so an idle machine
 //! sleeps until something happens. [`monotonic_nanoseconds`] never goes back.
 
@@ -29,7 +29,7 @@ struct Clock {
     wall: AtomicU64,
 }
 
-/// Measures the clocks, which takes about five milliseconds, and lets the timer wake sleepers. Only on the bare machine,
+/// Measures the clocks, which takes about two milliseconds, and lets the timer wake sleepers. Only on the bare machine,
 /// once, after [`crate::interrupts::initialise`] and [`crate::power::initialise`].
 pub fn initialise() -> Result<(), OutOfVectors> {
     CLOCK.call_once(|| {
@@ -53,8 +53,8 @@ pub fn unix_nanoseconds() -> u64 {
     CLOCK.get().map_or(0, |clock| clock.wall.load(Ordering::Relaxed) + monotonic_nanoseconds())
 }
 
-/// Sets wall time by the CMOS clock where the two have drifted apart: the counter's rate is known to some parts in a
-/// hundred thousand only, and the host may have set its clock. Call it every few minutes. Monotonic time is not touched.
+/// Sets wall time by the CMOS clock where the two have drifted apart: the counter's rate is known to some parts in ten
+/// thousand only, and the host may have set its clock. Call it every few minutes. Monotonic time is not touched.
 pub fn follow_wall_clock() {
     let Some(clock) = CLOCK.get() else { return };
     let wall = rtc::read_unix_seconds() * NANOSECONDS_PER_SECOND;

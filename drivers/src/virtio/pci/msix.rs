@@ -36,26 +36,38 @@ fn note(flag: usize) {
 /// Ends a halt, which has happened by the time it is called.
 fn end_halt(_: usize) {}
 
-impl Interrupts {
-    /// Registers vectors, writes them to the function's table, and switches messages on.
-    pub(super) fn enable(
+/// A function's table of messages.
+pub(super) struct Messages {
+    table: Registers,
+    entries: u16,
+    capability: u8,
+}
+
+impl Messages {
+    /// Finds and maps the table.
+    pub(super) fn find(
         root: &mut PciRoot<ConfigurationPorts>,
         function: DeviceFunction,
     ) -> Result<Self, SetupError> {
         let found = MessageTable::find(ConfigurationPorts, function).ok_or(SetupError::NoInterrupts)?;
         let table = window::map(root, function, found.place)?;
-        let control = ConfigurationPorts.read_word(function, found.capability);
-        ConfigurationPorts.write_word(function, found.capability, control | ENABLE | MASK_ALL);
+        Ok(Self { table, entries: found.entries, capability: found.capability })
+    }
+
+    /// Registers vectors, writes them to the table of a function that answers, and switches messages on.
+    pub(super) fn enable(self, function: DeviceFunction) -> Result<Interrupts, SetupError> {
+        let control = ConfigurationPorts.read_word(function, self.capability);
+        ConfigurationPorts.write_word(function, self.capability, control | ENABLE | MASK_ALL);
 
         let flag: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
         let argument = core::ptr::from_ref(flag).expose_provenance();
-        program(&table, 0, interrupts::register(note, argument))?;
-        let queues = u16::from(found.entries > 1);
+        program(&self.table, 0, interrupts::register(note, argument))?;
+        let queues = u16::from(self.entries > 1);
         if queues > 0 {
-            program(&table, usize::from(queues), interrupts::register(end_halt, 0))?;
+            program(&self.table, usize::from(queues), interrupts::register(end_halt, 0))?;
         }
-        ConfigurationPorts.write_word(function, found.capability, (control | ENABLE) & !MASK_ALL);
-        Ok(Self { configuration: 0, queues, configuration_changed: flag })
+        ConfigurationPorts.write_word(function, self.capability, (control | ENABLE) & !MASK_ALL);
+        Ok(Interrupts { configuration: 0, queues, configuration_changed: flag })
     }
 }
 

@@ -1,6 +1,6 @@
 //! virtio over PCI (virtio 1.2, 4.1): the layout of the register windows, and [`DeviceTransport`] on them.
 
-use super::msix::Interrupts;
+use super::msix::{Interrupts, Messages};
 use super::registers::Registers;
 use super::window;
 use super::{ConfigurationPorts, DeviceFunction};
@@ -51,14 +51,16 @@ impl PciTransport {
         let windows = Windows::find(ConfigurationPorts, function);
         let (common, (notify, notify_multiplier)) =
             windows.common.zip(windows.notify).ok_or(SetupError::Legacy)?;
-        window::enable(&mut root, function);
+        window::disable(&mut root, function);
         let common = window::map(&mut root, function, common)?;
         if common.bytes() < COMMON_BYTES {
             return Err(SetupError::NoRegisters);
         }
         let notify = window::map(&mut root, function, notify)?;
         let device = windows.device.map(|place| window::map(&mut root, function, place)).transpose()?;
-        let interrupts = Interrupts::enable(&mut root, function)?;
+        let messages = Messages::find(&mut root, function)?;
+        window::enable(&mut root, function);
+        let interrupts = messages.enable(function)?;
         let doorbells = Vec::new();
         let mut transport =
             Self { function, device_type, common, notify, notify_multiplier, device, interrupts, doorbells };

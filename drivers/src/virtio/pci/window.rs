@@ -17,6 +17,13 @@ const FREE_END: u32 = 0xFE00_0000;
 /// The next free address.
 static NEXT: AtomicU32 = AtomicU32::new(FREE_START);
 
+/// Keeps a function from answering at its windows until all are found. Their sizes can be asked for only then, and each
+/// time that a function begins or ends to answer QEMU lays out the machine's memory anew.
+pub(super) fn disable(root: &mut PciRoot<ConfigurationPorts>, function: DeviceFunction) {
+    let (_, command) = root.get_status_command(function);
+    root.set_command(function, command - (Command::MEMORY_SPACE | Command::IO_SPACE));
+}
+
 /// Lets a function answer at its windows and reach memory; its legacy interrupt line stays off.
 pub(super) fn enable(root: &mut PciRoot<ConfigurationPorts>, function: DeviceFunction) {
     let (_, command) = root.get_status_command(function);
@@ -26,7 +33,7 @@ pub(super) fn enable(root: &mut PciRoot<ConfigurationPorts>, function: DeviceFun
     );
 }
 
-/// Maps the registers at `place`.
+/// Maps the registers at `place`, which answer once the function is enabled.
 pub(super) fn map(
     root: &mut PciRoot<ConfigurationPorts>,
     function: DeviceFunction,
