@@ -3,7 +3,7 @@
 //! A write goes to freshly allocated blocks first; the tree takes it once it is on the device. Nothing is
 //! ordered between requests under way together, as NBD has it.
 
-use crate::device::{BLOCK_SIZE, Block, BlockDevice, zeroed_blocks};
+use crate::device::{BLOCK_SIZE, Block, BlockDevice};
 use crate::engine::{Engine, Head, check_range};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forest::{Forest, LEAF_BLOCKS, Step, Stop};
@@ -157,7 +157,7 @@ impl<D: BlockDevice> Image<D> {
         if run[0].is_hole() {
             return Ok(run.iter().map(|_| None).collect());
         }
-        let into = zeroed_blocks(run.len()).ok_or_else(Error::no_memory)?;
+        let into = self.shell.spare.take(run.len()).ok_or_else(Error::no_memory)?;
         let blocks = self.shell.read_into(run[0].address, into).await?;
         for (pointer, block) in run.iter().zip(&blocks) {
             if !self.shell.verifies(pointer, block) {
@@ -165,6 +165,12 @@ impl<D: BlockDevice> Image<D> {
             }
         }
         Ok(blocks.into_iter().map(Some).collect())
+    }
+
+    /// Blocks to receive in what is to be written. They hold anything, so all of each must be overwritten. `None` where
+    /// there is no memory for them.
+    pub fn buffers(&self, count: usize) -> Option<Vec<Block>> {
+        self.shell.spare.take(count)
     }
 
     /// Writes whole blocks, at most `limits::REQUEST_BLOCKS_MAX` a call. Each block changes as a whole. Not
@@ -228,6 +234,7 @@ impl<D: BlockDevice> Image<D> {
             let space = &mut self.shell.engine.borrow_mut().forest.space;
             placed.iter().for_each(|placed| space.unreserve(placed.run));
         }
+        placed.into_iter().for_each(|placed| self.shell.spare.give(placed.blocks));
         outcome.map(|()| installed)
     }
 

@@ -40,6 +40,7 @@ mod runs;
 mod scan;
 mod shell;
 mod space;
+mod spare;
 mod sync;
 mod token;
 mod transaction;

@@ -51,6 +51,8 @@ pub(crate) const FREED_EXTENTS_MAX: usize = 16_384;
 pub(crate) const FREED_SEGMENT_LISTS: u64 = 64;
 /// How many of them it waits for where space is plenty.
 pub(crate) const FREED_WORTH_SWEEPING: u64 = 16;
+/// Blocks kept for the next requests when a write has done with them (2 MiB).
+pub(crate) const SPARE_BLOCKS_MAX: usize = 512;
 /// Where a failed data write is tried again, how often.
 pub(crate) const WRITE_ATTEMPTS: usize = 4;
 /// Findings a check report lists.

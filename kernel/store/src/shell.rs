@@ -13,6 +13,7 @@ use crate::gate::Gates;
 use crate::gather::Gather;
 use crate::limits::{PAUSES_PER_STEP, PENDING_BYTES_MAX, REQUESTS_PER_STEP};
 use crate::space::{Purpose, Urgency};
+use crate::spare::Spare;
 use crate::sync::{Changed, Deferred, yield_now};
 use crate::types::ObjectId;
 use alloc::boxed::Box;
@@ -92,6 +93,7 @@ pub(crate) struct Shell<D: BlockDevice> {
     flushes: Vec<FlushState>,
     /// Data writes that wait, by member.
     pub(crate) gathers: Vec<Gather>,
+    pub(crate) spare: Spare,
 }
 
 impl<D: BlockDevice> Shell<D> {
@@ -110,6 +112,7 @@ impl<D: BlockDevice> Shell<D> {
             check_hold: crate::check::Hold::default(),
             flushes,
             gathers,
+            spare: Spare::new(),
         })
     }
 

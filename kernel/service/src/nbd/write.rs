@@ -11,7 +11,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use datum_protocol::nbd::{Request, Transmission};
-use datum_store::device::{BLOCK_SIZE, Block, BlockDevice, zeroed_blocks};
+use datum_store::device::{BLOCK_SIZE, Block, BlockDevice};
 use datum_store::{BlockIndex, Error};
 
 /// What the parts of one WRITE have come to.
@@ -103,7 +103,7 @@ async fn receive_part<D: BlockDevice, P: Port>(
     let count = if partial.is_some() { 1 } else { (left / block_bytes).min(CHUNK_BLOCKS as u64) as usize };
     let room = connection.room_to_receive(count).await?;
     let bytes = partial.unwrap_or(count * BLOCK_SIZE) as u64;
-    let Some(mut blocks) = zeroed_blocks(count) else {
+    let Some(mut blocks) = connection.image.buffers(count) else {
         input.skip(bytes).await?;
         return Ok((Err(Error::no_memory()), bytes));
     };
