@@ -6,7 +6,7 @@ use crate::{descriptors, image, paging, stacks};
 use bootloader_api::BootInfo;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind, Optional};
 use core::ops::Range;
-use datum_drivers::{memory, uart};
+use datum_drivers::{clock, memory, uart};
 use spin::{Mutex, Once};
 
 /// Below lie the null page, the firmware's data and its code: left alone.
@@ -33,6 +33,7 @@ pub fn command_line() -> &'static str {
 
 /// Called by the entry code, once, with the physical address of the start info.
 pub(crate) extern "C" fn start(start_info: u64) -> ! {
+    clock::begin();
     uart::initialise();
     descriptors::load();
     // SAFETY: the early page tables are in use until `paging::switch`.

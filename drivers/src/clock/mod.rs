@@ -20,13 +20,20 @@ const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 const WALL_TOLERANCE_NANOSECONDS: u64 = 3 * NANOSECONDS_PER_SECOND / 2;
 
 static CLOCK: Once<Clock> = Once::new();
+/// The counter when the machine's first Rust code ran; 0 where nobody told.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
 
 struct Clock {
     rates: Rates,
-    /// The counter when the clock was started.
+    /// The counter when time began.
     start: u64,
     /// Wall time at that moment, in nanoseconds since 1970.
     wall: AtomicU64,
+}
+
+/// Time begins now: to be called by the machine's first Rust code, so that what comes before [`initialise`] counts too.
+pub fn begin() {
+    BEGUN.store(counter(), Ordering::Relaxed);
 }
 
 /// Measures the clocks, which takes about two milliseconds, and lets the timer wake sleepers. Only on the bare machine,
@@ -34,16 +41,16 @@ struct Clock {
 pub fn initialise() -> Result<(), OutOfVectors> {
     CLOCK.call_once(|| {
         let rates = calibration::measure();
-        Clock {
-            rates,
-            start: counter(),
-            wall: AtomicU64::new(rtc::read_unix_seconds() * NANOSECONDS_PER_SECOND),
-        }
+        let wall = rtc::read_unix_seconds() * NANOSECONDS_PER_SECOND;
+        let now = counter();
+        let start = Some(BEGUN.load(Ordering::Relaxed)).filter(|begun| *begun != 0).unwrap_or(now);
+        let wall = wall.saturating_sub(rates.nanoseconds(now.saturating_sub(start)));
+        Clock { rates, start, wall: AtomicU64::new(wall) }
     });
     sleepers::start()
 }
 
-/// Nanoseconds since boot; 0 until [`initialise`].
+/// Nanoseconds since [`begin`]; 0 until [`initialise`].
 pub fn monotonic_nanoseconds() -> u64 {
     CLOCK.get().map_or(0, |clock| clock.rates.nanoseconds(counter().saturating_sub(clock.start)))
 }

@@ -116,6 +116,10 @@ pub struct Appliance<D: BlockDevice, E: Environment> {
     pub(crate) jobs: Jobs,
     pub(crate) sessions: Sessions,
     pub(crate) started: u64,
+    /// When the first control client was greeted, since the machine's start; 0 before.
+    pub(crate) greeted: Cell<u64>,
+    /// Nanoseconds that opening the pool took, without the wait for another appliance's answer.
+    pub(crate) opening: Cell<u64>,
     option: PoolOption,
     takeover: Takeover,
     config: Config,
@@ -139,6 +143,8 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             jobs: Jobs::new(environment.random()),
             sessions: Sessions::default(),
             started: environment.monotonic_nanoseconds(),
+            greeted: Cell::new(0),
+            opening: Cell::new(0),
             option: setup.pool,
             takeover: setup.takeover,
             config: Config::new(setup.cache_blocks),
@@ -289,7 +295,10 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         if self.takeover == Takeover::Wait {
             self.challenge(&members, incarnation).await?;
         }
-        Pool::open(members, incarnation, self.config).await
+        let begun = self.environment.monotonic_nanoseconds();
+        let opened = Pool::open(members, incarnation, self.config).await;
+        self.opening.set(self.environment.monotonic_nanoseconds() - begun);
+        opened
     }
 
     /// Makes sure that no other appliance has the pool open.

@@ -60,6 +60,9 @@ struct Conversation<'a, D: BlockDevice, E: Environment, P> {
 impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'_, D, E, P> {
     async fn requests(&self) -> Result<Infallible, Disconnected> {
         self.send(encode::hello(&self.appliance.version)).await?;
+        if self.appliance.greeted.get() == 0 {
+            self.appliance.greeted.set(self.appliance.environment.monotonic_nanoseconds());
+        }
         let mut lines = Lines::new();
         let mut buffer = [0; BUFFER_BYTES];
         loop {

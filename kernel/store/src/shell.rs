@@ -226,8 +226,12 @@ impl<D: BlockDevice> Shell<D> {
     /// Reads as many adjacent blocks as there is room for.
     pub(crate) async fn read_into(&self, address: Address, into: Vec<Block>) -> Result<Vec<Block>> {
         let device = self.device(address)?;
-        self.engine.borrow_mut().counters.device_reads += 1;
         let count = into.len();
+        {
+            let counters = &mut self.engine.borrow_mut().counters;
+            counters.device_reads += 1;
+            counters.device_blocks_read += count as u64;
+        }
         let (blocks, result) = device.read(address.block(), into).await;
         let doing = format_args!("reading {count} blocks from {}", address.block());
         result.map_err(|e| Error::device(device.name(), &alloc::format!("{doing}"), e))?;
@@ -241,7 +245,11 @@ impl<D: BlockDevice> Shell<D> {
         blocks: Vec<Block>,
     ) -> (Vec<Block>, Result<(), DeviceError>) {
         let Ok(device) = self.device(address) else { return (blocks, Err(DeviceError::OutOfRange)) };
-        self.engine.borrow_mut().counters.device_writes += 1;
+        {
+            let counters = &mut self.engine.borrow_mut().counters;
+            counters.device_writes += 1;
+            counters.device_blocks_written += blocks.len() as u64;
+        }
         let outcome = device.write(address.block(), blocks).await;
         self.note_written(address.member());
         outcome

@@ -264,6 +264,10 @@ pub struct Counters {
     pub device_reads: u64,
     /// Device write requests.
     pub device_writes: u64,
+    /// Blocks that device read requests asked for.
+    pub device_blocks_read: u64,
+    /// Blocks that device write requests carried.
+    pub device_blocks_written: u64,
     /// Device flushes.
     pub device_flushes: u64,
     /// Device discards.

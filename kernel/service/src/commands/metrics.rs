@@ -51,6 +51,8 @@ impl Metrics {
             ("data_blocks_written", "Data blocks written.", counters.data_blocks_written),
             ("device_reads", "Device read requests.", counters.device_reads),
             ("device_writes", "Device write requests.", counters.device_writes),
+            ("device_blocks_read", "Blocks that device reads asked for.", counters.device_blocks_read),
+            ("device_blocks_written", "Blocks that device writes carried.", counters.device_blocks_written),
             ("device_flushes", "Device flushes.", counters.device_flushes),
             ("device_discards", "Device discards.", counters.device_discards),
             ("log_records", "Intent-log records written.", counters.log_records),
@@ -75,6 +77,16 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         metrics.gauge("memory_high_water_bytes", "The most ever allocated.", memory.high_water_bytes);
         metrics.gauge("sessions", "Connected clients.", self.sessions.count() as u64);
         metrics.gauge("jobs_active", "Jobs that run or wait.", self.jobs.active() as u64);
+        metrics.gauge(
+            "greeting_nanoseconds",
+            "From the machine's start until the first control client was greeted.",
+            self.greeted.get(),
+        );
+        metrics.gauge(
+            "open_nanoseconds",
+            "What opening the pool took, without the wait for whoever may have had it open.",
+            self.opening.get(),
+        );
         if let Some(Ok(pool)) = self.pool_now() {
             metrics.pool(&pool.status());
             metrics.counters(&pool.counters());
