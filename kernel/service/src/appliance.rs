@@ -3,6 +3,7 @@
 //! Without a pool every port still answers; what needs the pool says what is missing and the way out. While
 //! the pool is being opened, what needs it waits.
 
+use crate::answer::Answer;
 use crate::buffers::Buffers;
 use crate::commands;
 use crate::disks::{Disk, Disks, FoundDisk, Members, chain, random_identity};
@@ -27,7 +28,6 @@ use core::future::Future;
 use datum_protocol::control::{Command, ErrorObject};
 use datum_store::device::BlockDevice;
 use datum_store::{Challenge, Config, Error, ErrorKind, Name, NewPool, Pool, Result};
-use serde_json::Value;
 
 /// The pool's name where nobody gave one.
 pub(crate) const DEFAULT_POOL_NAME: &str = "datum";
@@ -285,7 +285,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     pub(crate) fn execute(
         self: &Rc<Self>,
         command: Command,
-    ) -> impl Future<Output = Result<Value, ErrorObject>> {
+    ) -> impl Future<Output = Result<Answer, ErrorObject>> {
         let appliance = self.clone();
         self.tasks.call(async move { commands::execute(&appliance, command).await })
     }

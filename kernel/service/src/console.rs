@@ -22,7 +22,7 @@ use core::pin::pin;
 use datum_protocol::console::{
     Editor, Entered, Entry, Objects, complete, for_terminal, parse, render, render_error, render_event,
 };
-use datum_protocol::control::Command;
+use datum_protocol::control::{Command, ErrorKind, ErrorObject};
 use datum_store::device::BlockDevice;
 use datum_store::{Name, Result as StoreResult};
 use futures_util::future::{Either, select};
@@ -113,7 +113,8 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
         let left = pin!(self.port.left());
         // It may wait for a suspended volume, which perhaps only the next person resumes.
         let Either::Left((outcome, _)) = select(executed, left).await else { return Err(Disconnected) };
-        let text = match outcome {
+        let no_memory = |error| ErrorObject::new(ErrorKind::NoMemory, error);
+        let text = match outcome.and_then(|answer| answer.into_value().map_err(no_memory)) {
             Ok(result) if json => format!("{result}\n"),
             Ok(result) => render(&result),
             Err(error) => render_error(&error),

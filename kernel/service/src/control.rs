@@ -6,7 +6,7 @@
 use crate::appliance::Appliance;
 use crate::environment::Environment;
 use crate::events::Subscription;
-use crate::memory::{room_for, text_bytes};
+use crate::memory::room_for;
 use crate::port::{Chunk, Disconnected, Port};
 use crate::sessions::Session;
 use crate::signal::Signal;
@@ -101,7 +101,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'
         }
         let Some(id) = call.id else { return Ok(()) };
         // A text that grows moves from one piece of memory to one of twice the size.
-        let room = outcome.as_ref().map_or(Ok(()), |result| room_for(3 * text_bytes(result)));
+        let room = outcome.as_ref().map_or(Ok(()), |result| room_for(3 * result.text_bytes()));
         self.send(match (&outcome, room) {
             (Ok(result), Ok(())) => encode::response(&id, result),
             (Ok(_), Err(error)) => encode::error(&id, &ErrorObject::new(ErrorKind::NoMemory, error)),

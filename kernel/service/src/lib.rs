@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+mod answer;
 mod appliance;
 mod buffers;
 mod commands;

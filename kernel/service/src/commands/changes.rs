@@ -1,24 +1,19 @@
 //! `changes.query` and `allocated.query`: which bytes changed, or hold data.
 
+use crate::answer::{Extents, Run};
 use crate::appliance::Appliance;
-use crate::commands::Outcome;
 use crate::environment::Environment;
 use crate::limits::{EXTENTS_DEFAULT, EXTENTS_MAX};
-use crate::memory::room_for;
 use alloc::format;
 use alloc::vec::Vec;
 use datum_store::device::{BLOCK_SIZE, BlockDevice};
 use datum_store::{BlockIndex, Content, Error, ErrorKind, Extent, Image, Name, Result, Since, View};
-use serde_json::{Value, json};
 
 /// Extents that the store is asked for at a time: unchanged runs lie between the changed ones.
 const STORE_PAGE: usize = 1024;
 
 /// Runs of a page that need no room found for them.
 const RUNS_ALWAYS: usize = 4;
-
-/// What one run takes as a JSON value, at most.
-const JSON_BYTES: usize = 1024;
 
 /// Which part of a long answer is wanted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,7 +31,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         since: &Since,
         until: Option<&Name>,
         page: Page,
-    ) -> Outcome {
+    ) -> Result<Extents> {
         let pool = self.pool().await?;
         let view = View::Changes(pool.resolve_since(volume, until, since).await?);
         query(&pool.open_image(volume, until).await?, view, page).await
@@ -47,13 +42,13 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         volume: &Name,
         checkpoint: Option<&Name>,
         page: Page,
-    ) -> Outcome {
+    ) -> Result<Extents> {
         let pool = self.pool().await?;
         query(&pool.open_image(volume, checkpoint).await?, View::Allocation, page).await
     }
 }
 
-async fn query<D: BlockDevice>(image: &Image<D>, view: View, page: Page) -> Outcome {
+async fn query<D: BlockDevice>(image: &Image<D>, view: View, page: Page) -> Result<Extents> {
     let limit = page.limit.map_or(EXTENTS_DEFAULT, |limit| usize::try_from(limit).unwrap_or(EXTENTS_MAX));
     let mut found = Found::new(page.offset.unwrap_or(0), image.size(), limit.clamp(1, EXTENTS_MAX))?;
     let end = BlockIndex(found.end.div_ceil(BLOCK_SIZE as u64));
@@ -67,19 +62,11 @@ async fn query<D: BlockDevice>(image: &Image<D>, view: View, page: Page) -> Outc
         };
         for extent in page.extents.iter().filter(counts) {
             if !found.add(extent) {
-                return found.into_answer();
+                return Ok(found.into_page());
             }
         }
     }
-    found.into_answer()
-}
-
-/// A run of bytes of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    offset: u64,
-    length: u64,
-    content: Content,
+    Ok(found.into_page())
 }
 
 /// The answer as it grows.
@@ -110,11 +97,11 @@ impl Found {
     fn add(&mut self, extent: &Extent) -> bool {
         let offset = (extent.first.0 * BLOCK_SIZE as u64).max(self.start);
         let end = ((extent.first.0 + extent.blocks) * BLOCK_SIZE as u64).min(self.end);
-        let run = Run { offset, length: end.saturating_sub(offset), content: extent.content };
+        let run = Run { offset, length: end.saturating_sub(offset), kind: extent.content.into() };
         let full = self.runs.len() == self.limit || !self.has_room();
         match self.runs.last_mut() {
             _ if run.length == 0 => {}
-            Some(last) if last.content == run.content && last.offset + last.length == run.offset => {
+            Some(last) if last.kind == run.kind && last.offset + last.length == run.offset => {
                 last.length += run.length;
             }
             _ if full => {
@@ -126,31 +113,17 @@ impl Found {
         true
     }
 
-    /// The answer, if there is memory for it.
-    fn into_answer(self) -> Result<Value> {
-        room_for(self.runs.len() * JSON_BYTES)?;
-        Ok(self.into_json())
-    }
-
-    fn into_json(self) -> Value {
-        let changed_bytes: u64 = self.runs.iter().map(|run| run.length).sum();
-        let kind = |content| if content == Content::Data { "data" } else { "zero" };
-        let extents: Vec<Value> = self
-            .runs
-            .iter()
-            .map(|run| json!({ "offset": run.offset, "length": run.length, "kind": kind(run.content) }))
-            .collect();
-        let mut value = json!({ "extents": extents, "changed_bytes": changed_bytes });
-        if let Some(next) = self.next_offset {
-            value["next_offset"] = json!(next);
-        }
-        value
+    fn into_page(self) -> Extents {
+        let changed_bytes = self.runs.iter().map(|run| run.length).sum();
+        Extents { extents: self.runs, changed_bytes, next_offset: self.next_offset }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answer::Kind;
+    use alloc::vec;
     use datum_store::ChangeId;
 
     fn extent(first: u64, blocks: u64, content: Content) -> Extent {
@@ -165,22 +138,15 @@ mod tests {
         assert!(found.add(&extent(3, 1, Content::Zero)), "another kind");
         assert!(found.add(&extent(4, 1, Content::Zero)), "merged although the page is full");
         assert!(!found.add(&extent(6, 4, Content::Zero)), "the next page begins here");
-        assert_eq!(
-            found.into_json(),
-            json!({
-                "extents": [
-                    {"offset": 4096, "length": 8192, "kind": "data"},
-                    {"offset": 12288, "length": 8192, "kind": "zero"},
-                ],
-                "changed_bytes": 16384,
-                "next_offset": 24576,
-            })
-        );
+        let run = |offset, kind| Run { offset, length: 8192, kind };
+        let extents = vec![run(4096, Kind::Data), run(12288, Kind::Zero)];
+        assert_eq!(found.into_page(), Extents { extents, changed_bytes: 16384, next_offset: Some(24576) });
     }
 
     #[test]
     fn an_offset_beyond_the_end_is_an_error_and_the_end_is_empty() {
         assert_eq!(Found::new(9, 8, 1).unwrap_err().kind(), ErrorKind::Invalid);
-        assert_eq!(Found::new(8, 8, 1).unwrap().into_json(), json!({"extents": [], "changed_bytes": 0}));
+        let nothing = Extents { extents: Vec::new(), changed_bytes: 0, next_offset: None };
+        assert_eq!(Found::new(8, 8, 1).unwrap().into_page(), nothing);
     }
 }

@@ -12,6 +12,7 @@ mod refpoint;
 mod system;
 mod volume;
 
+use crate::answer::Answer;
 use crate::appliance::Appliance;
 use crate::environment::Environment;
 use crate::exports::{store_name, store_since};
@@ -31,7 +32,7 @@ type Outcome = Result<Value>;
 pub(crate) async fn execute<D: BlockDevice + 'static, E: Environment + 'static>(
     appliance: &Rc<Appliance<D, E>>,
     command: Command,
-) -> Result<Value, ErrorObject> {
+) -> Result<Answer, ErrorObject> {
     let method = command.method();
     if appliance.is_stopping() && !matches!(command, Command::SystemInfo {} | Command::SystemMetrics {}) {
         let message = "the appliance is going down; connect again when it is back";
@@ -64,9 +65,9 @@ fn control_kind(error: &Error) -> ErrorKind {
 async fn dispatch<D: BlockDevice + 'static, E: Environment + 'static>(
     appliance: &Rc<Appliance<D, E>>,
     command: Command,
-) -> Outcome {
+) -> Result<Answer> {
     let name = store_name;
-    match command {
+    let value: Outcome = match command {
         Command::SystemInfo {} => Ok(appliance.system_info()),
         Command::SystemMetrics {} => Ok(appliance.system_metrics()),
         Command::SystemShutdown {} => Ok(appliance.end(crate::environment::Power::Off).await),
@@ -133,17 +134,21 @@ async fn dispatch<D: BlockDevice + 'static, E: Environment + 'static>(
         Command::ChangesQuery { volume, since, until, offset, limit } => {
             let until = until.as_ref().map(name).transpose()?;
             let page = Page { offset: offset.map(|offset| offset.0), limit: limit.map(|limit| limit.0) };
-            appliance.changes_query(&name(&volume)?, &store_since(&since)?, until.as_ref(), page).await
+            let (volume, since) = (name(&volume)?, store_since(&since)?);
+            let found = appliance.changes_query(&volume, &since, until.as_ref(), page).await;
+            return found.map(Answer::Extents);
         }
         Command::AllocatedQuery { volume, checkpoint, offset, limit } => {
             let checkpoint = checkpoint.as_ref().map(name).transpose()?;
             let page = Page { offset: offset.map(|offset| offset.0), limit: limit.map(|limit| limit.0) };
-            appliance.allocated_query(&name(&volume)?, checkpoint.as_ref(), page).await
+            let found = appliance.allocated_query(&name(&volume)?, checkpoint.as_ref(), page).await;
+            return found.map(Answer::Extents);
         }
         Command::JobList { after, limit } => appliance.job_list(&Window::new(after, limit)),
         Command::JobShow { job } => appliance.job_show(job.0),
         Command::JobCancel { job } => appliance.job_cancel(job.0),
         Command::EventSubscribe {} => Ok(serde_json::json!({})),
         Command::SessionList { after, limit } => appliance.session_list(&Window::new(after, limit)),
-    }
+    };
+    value.map(Answer::Value)
 }
