@@ -65,7 +65,7 @@ fn a_power_loss_in_a_replay_that_commits_half_way_loses_nothing() {
         let little = Setup { cache_blocks: 256, ..much.clone() };
         let mut world = World::resume(&little, long_log(&much));
         let mut cut = 0;
-        for steps in (40..).step_by(97) {
+        for steps in (20..).step_by(23) {
             if world.open_for(steps).is_some() {
                 break;
             }

@@ -4,13 +4,15 @@
 //! taken out of reach, then the records are replayed, in memory that a commit bounds when it runs full. It
 //! ends with a durable commit and a new log generation, and may be cut off at any point.
 
+use crate::cache::{LEVELS, Tree};
 use crate::commit::superblock_places;
 use crate::contradiction::contradiction;
 use crate::counters::next;
-use crate::device::{BlockDevice, Geometry};
-use crate::engine::Engine;
+use crate::device::{BLOCK_SIZE, Block, BlockDevice, Geometry};
+use crate::engine::{Engine, check_range};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::journal::{Body, Header, LogRecord};
+use crate::forest::Stop;
+use crate::format::journal::{Body, Header, LogRecord, Operation};
 use crate::format::owner::{Mark, OWNER_BLOCKS};
 use crate::format::pointer::{Checksummer, zeroed_block};
 use crate::format::superblock::{Defect, FreedQueue, LogPosition, SLOTS, SUPERBLOCK_SIZE, Superblock};
@@ -20,16 +22,25 @@ use crate::pool::{Config, NewPool};
 use crate::shell::Shell;
 use crate::transaction::Transaction;
 use crate::types::{ChangeId, Epoch, Name};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 /// What a disk is whose superblock verifies and cannot be true.
 const CONTRADICTORY: &str = "a pool member whose superblocks contradict themselves";
 
 /// Blocks at each end of a disk that must be zero for it to count as blank.
 const BLANK_BLOCKS: u64 = 256;
+
+/// Blocks of the log's ring that are read at a time.
+const PIECE_BLOCKS: u64 = 128;
+
+/// Operations whose nodes are read together in a replay. With what a record may hold beyond, they and their nodes fit
+/// the memory of the smallest machine.
+const OPERATIONS_AHEAD: usize = 256;
 
 /// What lies on a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +100,7 @@ pub async fn probe<D: BlockDevice>(device: &D) -> Result<Probe> {
     })
 }
 
-async fn read<D: BlockDevice>(device: &D, start: u64, count: u64) -> Result<Vec<crate::device::Block>> {
+async fn read<D: BlockDevice>(device: &D, start: u64, count: u64) -> Result<Vec<Block>> {
     let (blocks, result) = device.read(start, (0..count).map(|_| zeroed_block()).collect()).await;
     result.map_err(|e| Error::device(device.name(), &format!("reading block {start}"), e))?;
     Ok(blocks)
@@ -381,7 +392,7 @@ async fn replay<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Result<Option<Error>> {
         let engine = shell.engine.borrow();
         (engine.forest.sums, engine.superblock.log_generation, engine.superblock.commit)
     };
-    let log = Log { shell, sums, generation };
+    let log = Log { shell, sums, generation, piece: RefCell::default() };
     // First pass: how far the log reaches, and every address it names out of reach of the replay.
     let (mut at, mut valid, mut last) = (start, 0u64, None);
     let mut loss = None;
@@ -410,20 +421,41 @@ async fn replay<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Result<Option<Error>> {
     }
     let end = at;
     at = start;
-    for _ in 0..valid {
-        let Some((record, next)) = log.read(at).await? else { break };
-        log.apply(&record).await?;
-        at = next;
-        let crowded = {
-            let cache = &shell.engine.borrow().forest.cache;
-            cache.dirty_count() > cache.capacity() / 4
-        };
-        if crowded && loss.is_none() && shell.engine.borrow().failed.is_none() {
-            shell.commit(false, Some(at)).await?;
+    while valid > 0 {
+        let records = log.read_several(at, valid).await?;
+        log.warm(&records).await;
+        valid = if records.is_empty() { 0 } else { valid - records.len() as u64 };
+        for (record, next) in records {
+            log.apply(&record).await?;
+            at = next;
+            let crowded = {
+                let cache = &shell.engine.borrow().forest.cache;
+                cache.dirty_count() > cache.capacity() / 4
+            };
+            if crowded && loss.is_none() && shell.engine.borrow().failed.is_none() {
+                shell.commit(false, Some(at)).await?;
+            }
         }
     }
     shell.engine.borrow_mut().journal.position = end;
     Ok(loss)
+}
+
+impl Engine {
+    /// Nodes that the replay of an operation will miss, as far as that can be told without them. What else is wrong with
+    /// it the replay itself finds.
+    fn missing_for(&mut self, operation: &Operation) -> Vec<Pointer> {
+        let Body::Write { volume, first, checksums, .. } = &operation.body else { return Vec::new() };
+        let count = checksums.len() as u64;
+        let prepared = self.load_head(*volume).and_then(|head| {
+            check_range(first.0, count, &head)?;
+            self.forest.prepare(Tree::Volume, &head.root, first.0, first.0 + count - 1, false)
+        });
+        match prepared {
+            Err(Stop::Miss(pointers)) => pointers,
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// The intent log while it is being replayed.
@@ -431,9 +463,86 @@ struct Log<'a, D: BlockDevice> {
     shell: &'a Shell<D>,
     sums: Checksummer,
     generation: u64,
+    /// What was last read of the ring.
+    piece: RefCell<Piece>,
+}
+
+/// Adjacent blocks of the ring.
+#[derive(Default)]
+struct Piece {
+    start: u64,
+    blocks: Vec<Block>,
+}
+
+impl Piece {
+    /// The bytes of so many blocks, if it has them all.
+    fn bytes(&self, block: u64, count: u64) -> Option<Vec<u8>> {
+        let from = usize::try_from(block.checked_sub(self.start)?).ok()?;
+        let blocks = self.blocks.get(from..from.checked_add(count as usize)?)?;
+        let mut bytes = Vec::with_capacity(blocks.len() * BLOCK_SIZE);
+        blocks.iter().for_each(|block| bytes.extend_from_slice(&block[..]));
+        Some(bytes)
+    }
 }
 
 impl<D: BlockDevice> Log<'_, D> {
+    /// The records from a position on, at most `most` of them, and the positions after them; few enough for the memory
+    /// that a replay has.
+    async fn read_several(&self, mut at: LogPosition, most: u64) -> Result<Vec<(LogRecord, LogPosition)>> {
+        let (mut records, mut operations) = (Vec::new(), 0);
+        while (records.len() as u64) < most && operations < OPERATIONS_AHEAD {
+            let Some((record, next)) = self.read(at).await? else { break };
+            operations += record.operations.len();
+            records.push((record, next));
+            at = next;
+        }
+        Ok(records)
+    }
+
+    /// Brings what the replay of these records will look up into memory, many nodes at a time: one after the other, as
+    /// each record misses them, they would be most of what an opening takes.
+    async fn warm(&self, records: &[(LogRecord, LogPosition)]) {
+        let mut waiting: Vec<&Operation> =
+            records.iter().flat_map(|(record, _)| &record.operations).collect();
+        // Each round gets one level further down, first in the object table and then in the volume.
+        for _ in 0..2 * LEVELS {
+            let mut missing = BTreeMap::new();
+            waiting.retain(|operation| {
+                let pointers = self.shell.engine.borrow_mut().missing_for(operation);
+                let any = !pointers.is_empty();
+                missing.extend(pointers.into_iter().map(|pointer| (pointer.address, pointer)));
+                any
+            });
+            let missing: Vec<Pointer> = missing.into_values().collect();
+            // A node that cannot be read is met again by the record that needs it.
+            if missing.is_empty() || self.shell.load_all(&missing).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Bytes of so many blocks of the ring. More are read at a time, for most records are short and a request for each
+    /// would cost more than what it brings.
+    async fn ring_bytes(&self, block: u64, count: u64) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.piece.borrow().bytes(block, count) {
+            return Ok(bytes);
+        }
+        let (first, ring) = {
+            let superblock = &self.shell.engine.borrow().superblock;
+            (superblock.log_first, superblock.log_blocks)
+        };
+        let address = Address::new(0, first + block);
+        let ahead = PIECE_BLOCKS.min(ring - block).max(count);
+        let blocks = match self.shell.read_blocks(address, ahead).await {
+            // The bad block may be one that nobody asked for.
+            Err(_) if ahead > count => self.shell.read_blocks(address, count).await?,
+            read => read?,
+        };
+        *self.piece.borrow_mut() = Piece { start: block, blocks };
+        let bytes = self.piece.borrow().bytes(block, count);
+        bytes.ok_or_else(|| Error::new(ErrorKind::Io, "a disk returned fewer blocks than were asked for"))
+    }
+
     /// The record expected at a position, and the position after it.
     async fn read(&self, at: LogPosition) -> Result<Option<(LogRecord, LogPosition)>> {
         // A record that did not fit before the ring's end lies at its start. One that cannot be read is not
@@ -455,20 +564,15 @@ impl<D: BlockDevice> Log<'_, D> {
 
     /// Whatever valid record of this generation starts at a block of the ring.
     async fn read_at(&self, block: u64) -> Result<Option<LogRecord>> {
-        let (first, ring) = {
-            let superblock = &self.shell.engine.borrow().superblock;
-            (superblock.log_first, superblock.log_blocks)
-        };
+        let ring = self.shell.engine.borrow().superblock.log_blocks;
         if block >= ring {
             return Ok(None);
         }
-        let head = self.shell.read_blocks(Address::new(0, first + block), 1).await?;
-        let Some((header, _)) = head.first().and_then(|b| Header::peek(&b[..])) else { return Ok(None) };
+        let Some((header, _)) = Header::peek(&self.ring_bytes(block, 1).await?) else { return Ok(None) };
         if header.generation != self.generation || block + header.blocks() > ring {
             return Ok(None);
         }
-        let blocks = self.shell.read_blocks(Address::new(0, first + block), header.blocks()).await?;
-        let mut bytes: Vec<u8> = blocks.iter().flat_map(|b| b.iter().copied()).collect();
+        let mut bytes = self.ring_bytes(block, header.blocks()).await?;
         Ok(Header::open(&mut bytes, &self.sums))
     }
 

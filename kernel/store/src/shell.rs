@@ -154,7 +154,7 @@ impl<D: BlockDevice> Shell<D> {
 
     /// Brings blocks of metadata into the cache, many at a time. To be called in the stretch that looked them up, and
     /// guards all of them: the last is read only when the first have been.
-    async fn load_all(&self, pointers: &[Pointer]) -> Result<()> {
+    pub(crate) async fn load_all(&self, pointers: &[Pointer]) -> Result<()> {
         let _guard = self.read_guard();
         if let [pointer] = pointers {
             return self.load(pointer).await;
