@@ -164,6 +164,19 @@ impl Client {
         }
     }
 
+    /// Calls a method; returns its answer's line as it came, and how long it took until it was there.
+    pub fn call_timed(
+        &mut self,
+        method: &str,
+        params: Value,
+        patience: Duration,
+    ) -> Result<(Vec<u8>, Duration)> {
+        let begun = Instant::now();
+        self.send(method, params)?;
+        let line = self.lines.next(begun + patience, "answer")?;
+        Ok((line, begun.elapsed()))
+    }
+
     /// Sends a request without waiting; returns its id.
     pub fn send(&mut self, method: &str, params: Value) -> Result<u64> {
         let id = self.next_id;

@@ -7,10 +7,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
 
 use super::compare::{Hosted, Load, Order, Session};
 use super::{Bench, Report};
@@ -61,13 +59,11 @@ fn count(program: &Path, load: &Load, requests: u64) -> Result<u64> {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--quiet", "--tool=callgrind"]).arg(format!("--callgrind-out-file={}", counts.display()));
     valgrind.arg(program);
-    let mut hosted = Hosted::under(valgrind, directory.path(), SIZE, 4 * SIZE)?;
+    let hosted = Hosted::under(valgrind, directory.path(), SIZE, 4 * SIZE)?;
     let mut session = Session::connect(&hosted.nbd_socket(), "db", SIZE)?;
     session.fill()?;
     session.run_requests(load, requests)?;
-    // Answers nothing: the process ends in it.
-    hosted.control.send("system.shutdown", json!({}))?;
-    hosted.process.wait(Duration::from_secs(60))?;
+    hosted.shut_down()?;
     let text = fs::read_to_string(&counts)?;
     let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
     let total = total.or_else(|| text.lines().find_map(|line| line.strip_prefix("summary: ")));

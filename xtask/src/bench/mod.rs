@@ -4,20 +4,25 @@
 //! What always holds: nothing here is a test, so no figure fails; counts (writes, flushes, node reads) mean the
 //! same on every machine, times only on the machine they were taken on.
 //!
-//! [`start`] times the boot, [`points`] times checkpoints and change queries, [`scale`] loads a small machine,
-//! [`cost`] counts device requests, [`instructions`] the processor's, [`load`] makes blocks; [`report`] prints. [`compare`] measures others beside it.
+//! [`start`] times the boot, [`opening`] what comes after it, [`points`] checkpoints, [`changes`] change queries; [`scale`]
+//! loads a small machine, [`memory`] looks at volumes of any size; [`cost`] counts device requests, [`instructions`] the
+//! processor's; [`load`] makes blocks, [`report`] prints. [`compare`] measures others beside it.
 
+mod changes;
 pub mod compare;
 mod cost;
 mod instructions;
 mod load;
+mod memory;
+mod opening;
 mod points;
 mod report;
 mod scale;
 mod start;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -51,6 +56,11 @@ impl Scale {
     pub const FULL: Scale = Scale { blocks: 1_000_000, checkpoints: 10_000, refpoints: 100_000 };
     /// A fiftieth of it.
     pub const SMALL: Scale = Scale { blocks: 20_000, checkpoints: 200, refpoints: 2_000 };
+
+    /// All of a row at the large scale, all but the last else.
+    fn all_or_most<'a, T>(&self, row: &'a [T]) -> &'a [T] {
+        if self.blocks >= Scale::FULL.blocks { row } else { &row[..row.len() - 1] }
+    }
 }
 
 /// One measurement.
@@ -72,12 +82,15 @@ impl Bench {
     /// Takes every measurement whose name contains one of `filters`; all where there is none. One that fails is
     /// reported as such, and the others go on.
     pub fn run(&self, filters: &[String]) -> Result<Report> {
-        let all: [(&str, Measure); 7] = [
+        let all: [(&str, Measure); 10] = [
             ("start", start::hello),
             ("size", start::size),
             ("idle", start::idle),
-            ("cost", cost::acknowledged_write),
+            ("cost", cost::all),
             ("points", points::all),
+            ("changes", changes::all),
+            ("open", opening::all),
+            ("memory", memory::against_size),
             ("instructions", instructions::hosted),
             ("scale", scale::small_machine),
         ];
@@ -102,6 +115,12 @@ impl Bench {
             .option("panic=exit");
         Ok((directory, machine))
     }
+}
+
+/// A file of that size without anything in it.
+fn sparse(path: &Path, bytes: u64) -> Result<PathBuf> {
+    File::create(path)?.set_len(bytes)?;
+    Ok(path.into())
 }
 
 /// Starts a machine and waits for its greeting.

@@ -15,8 +15,8 @@ use crate::qemu::Accelerator;
 use crate::setup::{Need, ensure};
 use crate::{kernel, size};
 
-/// Measure the appliance in QEMU: start, size, idling, cost of a write, checkpoints, change queries, scale; or
-/// compare it with others.
+/// Measure the appliance in QEMU: start, size, idling, cost of requests, checkpoints, change queries, opening, memory,
+/// scale; or compare it with others.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
@@ -42,8 +42,8 @@ struct Own {
     /// Also write the figures to this file.
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
-    /// Only measurements whose names contain one of these: start, size, idle, cost, points, instructions,
-    /// scale.
+    /// Only measurements whose names contain one of these: start, size, idle, cost, points, changes, open, memory,
+    /// instructions, scale.
     filters: Vec<String>,
 }
 

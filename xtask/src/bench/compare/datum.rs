@@ -19,6 +19,9 @@ use crate::{nbd, shell};
 const VOLUME: &str = "db";
 const POINT: &str = "point";
 
+/// How long the hosted binary may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long a release of one image may take.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -114,22 +117,39 @@ impl Hosted {
 
     /// Starts it by a command that may be another program's, which runs it; with a volume of `size` bytes.
     pub(in crate::bench) fn under(
-        mut command: Command,
+        command: Command,
         directory: &Path,
         size: u64,
         disk_bytes: u64,
     ) -> Result<Hosted> {
-        command.arg("--disk").arg(allocate(directory, disk_bytes)?).arg("--dir").arg(directory);
+        let disk = allocate(directory, disk_bytes)?;
+        let mut hosted = Hosted::on(command, directory, &[disk])?;
+        volume(&mut hosted.control, VOLUME, size)?;
+        Ok(hosted)
+    }
+
+    /// Starts it on disks that are there.
+    pub(in crate::bench) fn on(mut command: Command, directory: &Path, disks: &[PathBuf]) -> Result<Hosted> {
+        for disk in disks {
+            command.arg("--disk").arg(disk);
+        }
+        command.arg("--dir").arg(directory);
         let mut process = Process::start(command, directory, "hosted")?;
         let socket = directory.join("org.datum.control.0");
         process.wait_for(&socket)?;
-        let mut control = Client::connect(&socket, HELLO_PATIENCE)?;
-        volume(&mut control, VOLUME, size)?;
+        let control = Client::connect(&socket, HELLO_PATIENCE)?;
         Ok(Hosted { process, directory: directory.into(), control })
     }
 
     pub(in crate::bench) fn nbd_socket(&self) -> PathBuf {
         self.directory.join("org.datum.nbd.0")
+    }
+
+    /// Ends it in order.
+    pub(in crate::bench) fn shut_down(mut self) -> Result<()> {
+        // Answers nothing: the process ends in it.
+        self.control.send("system.shutdown", json!({}))?;
+        self.process.wait(END_PATIENCE)
     }
 }
 

@@ -100,21 +100,31 @@ pub(super) struct Linux {
     answers: BufReader<UnixStream>,
 }
 
+/// A machine that boots Debian's kernel and serves that volume.
+fn machine(run: &Compare, directory: &Path, volume: Volume) -> Result<Machine> {
+    let system = setup::linux_guest()?;
+    let archive = directory.join("initramfs");
+    fs::write(&archive, root(&system, volume, run)?)?;
+    Ok(Machine::new(kernel(&system)?, directory.join("run"))
+        .accelerator(run.accelerator)
+        .memory(MEMORY_MIB)
+        .disk(Disk::file(directory.join("disk.img"), run.disk_bytes()).serial("disk0"))
+        .without(Port::Console)
+        .option("console=ttyS0")
+        .option("quiet")
+        .option("panic=-1")
+        .argument("-initrd")
+        .argument(archive.display().to_string()))
+}
+
+/// A machine whose nbdkit serves the disk itself: the soonest of its kind.
+pub(in crate::bench) fn plain_machine(run: &Compare, directory: &Path) -> Result<Machine> {
+    machine(run, directory, Volume::Raw)
+}
+
 impl Linux {
     pub(super) fn start(run: &Compare, directory: &Path, volume: Volume) -> Result<Box<dyn Peer>> {
-        let system = setup::linux_guest()?;
-        let archive = directory.join("initramfs");
-        fs::write(&archive, root(&system, volume, run)?)?;
-        let machine = Machine::new(kernel(&system)?, directory.join("run"))
-            .accelerator(run.accelerator)
-            .memory(MEMORY_MIB)
-            .disk(Disk::file(directory.join("disk.img"), run.disk_bytes()).serial("disk0"))
-            .without(Port::Console)
-            .option("console=ttyS0")
-            .option("quiet")
-            .option("panic=-1")
-            .argument("-initrd")
-            .argument(archive.display().to_string());
+        let machine = machine(run, directory, volume)?;
         let mut appliance = machine.start()?;
         let commands = appliance.connect(Port::Control, START_PATIENCE)?;
         commands.set_read_timeout(Some(PATIENCE))?;

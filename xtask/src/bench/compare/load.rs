@@ -37,6 +37,8 @@ pub(in crate::bench) enum Order {
     Random,
     /// One after the other, and from the start again.
     Sequential,
+    /// At every so many requests' lengths.
+    Every(u64),
 }
 
 /// What is asked for.
@@ -125,7 +127,19 @@ impl Session {
 
     /// So many requests of the load, then a flush.
     pub(in crate::bench) fn run_requests(&mut self, load: &Load, requests: u64) -> Result<()> {
-        self.go(load, Limit::Requests(requests), 0)?;
+        self.send_requests(load, requests, 0)?;
+        self.flush().map(drop)
+    }
+
+    /// So many requests of the load, and no flush.
+    pub(in crate::bench) fn send_requests(&mut self, load: &Load, requests: u64, seed: u64) -> Result<()> {
+        self.go(load, Limit::Requests(requests), seed).map(drop)
+    }
+
+    /// Trims so many requests' lengths, as the load's order says, then a flush.
+    pub(in crate::bench) fn trim(&mut self, load: &Load, requests: u64) -> Result<()> {
+        let plan = Plan { change: Command::Trim, ..Plan::new(load, self.size, 0) };
+        self.follow(plan, Limit::Requests(requests))?;
         self.flush().map(drop)
     }
 
@@ -140,11 +154,19 @@ impl Session {
     }
 
     fn go(&mut self, load: &Load, limit: Limit, seed: u64) -> Result<Outcome> {
-        let mut plan = Plan { load: *load, size: self.size, random: Random(seed), next: 0 };
+        self.follow(Plan::new(load, self.size, seed), limit)
+    }
+
+    fn follow(&mut self, mut plan: Plan, limit: Limit) -> Result<Outcome> {
+        let load = plan.load;
         let mut run = Run::new(self, load.depth);
         let mut outcome = Outcome::default();
         let mut begun = 0;
-        for slot in 0..load.depth {
+        let first = match limit {
+            Limit::Time(_) => load.depth,
+            Limit::Requests(count) => load.depth.min(count as usize),
+        };
+        for slot in 0..first {
             let (command, offset) = plan.next();
             run.begin(slot, command, offset, load.length);
             begun += 1;
@@ -183,18 +205,25 @@ struct Plan {
     size: u64,
     random: Random,
     next: u64,
+    /// What the requests do that do not read.
+    change: Command,
 }
 
 impl Plan {
+    fn new(load: &Load, size: u64, seed: u64) -> Plan {
+        Plan { load: *load, size, random: Random(seed), next: 0, change: Command::Write(false) }
+    }
+
     fn next(&mut self) -> (Command, u64) {
         let places = self.size / u64::from(self.load.length);
         let place = match self.load.order {
             Order::Random => self.random.next() % places,
             Order::Sequential => self.next % places,
+            Order::Every(step) => self.next * step % places,
         };
         self.next += 1;
         let reads = self.random.next() % 100 < self.load.read_percent;
-        let command = if reads { Command::Read } else { Command::Write(false) };
+        let command = if reads { Command::Read } else { self.change };
         (command, place * u64::from(self.load.length))
     }
 }

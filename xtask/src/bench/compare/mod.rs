@@ -32,6 +32,7 @@ use crate::shell::say;
 use datum::Guest;
 pub(super) use datum::{Hosted, build_hosted};
 use host::{Plain, Qcow2, Snapshot};
+pub(super) use linux::plain_machine as linux_machine;
 use linux::{Linux, Volume};
 pub(super) use load::{Load, Order, Session};
 use peer::{Peer, Side};
