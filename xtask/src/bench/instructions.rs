@@ -1,23 +1,31 @@
-//! Instructions that a client's request takes in the hosted binary, service and store together, counted by valgrind.
-//! They do not depend on the machine's mood.
+//! Instructions that a client's request takes: in the hosted binary, counted by valgrind, and in the appliance, counted
+//! by QEMU. They do not depend on the machine's mood.
 //!
-//! Each load is run twice in a process of its own, the second time longer; what the difference took is what the
-//! requests took, without start and fill. The service's own instructions only: the kernel of the host is not counted.
+//! Hosted, each load is run twice in a process of its own, the second time longer; what the difference took is what the
+//! requests took, without start and fill. The service's own instructions only: the kernel of the host is not counted. In
+//! the appliance all that the guest executes between two moments of one run is counted, drivers and commits included.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::compare::{Hosted, Load, Order, Session};
-use super::{Bench, Report};
+use super::{Bench, Report, boot, volume};
+use crate::qemu::{Accelerator, Port};
 use crate::shell;
+use crate::workspace::items;
 
 const SIZE: u64 = 64 << 20;
 
 /// Requests of the shorter run; the longer one has as many more.
 const REQUESTS: u64 = 1500;
+
+/// Blocks that the appliance's clients move in each load, and the least requests that do.
+const GUEST_BLOCKS: u64 = 20_000;
+const GUEST_REQUESTS_MIN: u64 = 2_000;
 
 /// What is counted: a name, the load, and how many blocks of 4 KiB one of its requests has.
 const LOADS: [(&str, Load); 8] = [
@@ -39,7 +47,54 @@ const fn sequential(read_percent: u64) -> Load {
     Load { read_percent, length: 128 << 10, depth: 8, order: Order::Sequential, flush: false }
 }
 
-pub(super) fn hosted(_: &Bench, report: &mut Report) -> Result<()> {
+pub(super) fn all(bench: &Bench, report: &mut Report) -> Result<()> {
+    hosted(report)?;
+    if bench.accelerator == Accelerator::Tcg {
+        guest(bench, report)?;
+    }
+    Ok(())
+}
+
+/// What the guest executes for each block, from the first request until all is flushed.
+fn guest(bench: &Bench, report: &mut Report) -> Result<()> {
+    let plugin = build_counter()?;
+    let (directory, machine) = bench.machine(8 * SIZE)?;
+    let counter = directory.path().join("instructions");
+    let machine = machine.argument("-plugin");
+    let machine = machine.argument(format!("file={},count={}", plugin.display(), counter.display()));
+    let (appliance, mut control) = boot(&machine)?;
+    volume(&mut control, "db", SIZE)?;
+    let mut session = Session::connect(&appliance.socket(Port::Nbd(0)), "db", SIZE)?;
+    session.fill()?;
+    for (name, load) in &LOADS {
+        let blocks = u64::from(load.length) / 4096;
+        let requests = (GUEST_BLOCKS / blocks).max(GUEST_REQUESTS_MIN);
+        let before = counted(&counter)?;
+        session.run_requests(load, requests)?;
+        let each = (counted(&counter)? - before) as f64 / (requests * blocks) as f64;
+        report.add(format!("in the guest, {name}: instructions for 4 KiB"), each.round(), "", None);
+    }
+    Ok(())
+}
+
+fn counted(counter: &Path) -> Result<u64> {
+    let bytes = fs::read(counter)?;
+    Ok(u64::from_ne_bytes(bytes[..].try_into().context("the counter is not eight bytes long")?))
+}
+
+/// Builds the plugin that counts.
+fn build_counter() -> Result<PathBuf> {
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--locked", "--release", "--package", "datum-counter"]);
+    shell::say(shell::describe(&cargo));
+    let messages = shell::output(cargo.arg("--message-format=json-render-diagnostics"))?;
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut built = messages.filter(|message| message["target"]["name"] == "datum_counter");
+    let files = built.find_map(|message| items(&message["filenames"]).next()?.as_str().map(PathBuf::from));
+    files.context("cargo built no plugin")
+}
+
+fn hosted(report: &mut Report) -> Result<()> {
     ensure!(shell::find_program("valgrind").is_some(), "install valgrind (in Debian the package valgrind)");
     let program = super::compare::build_hosted()?;
     for (name, load) in &LOADS {

@@ -91,7 +91,7 @@ impl Bench {
             ("changes", changes::all),
             ("open", opening::all),
             ("memory", memory::against_size),
-            ("instructions", instructions::hosted),
+            ("instructions", instructions::all),
             ("scale", scale::small_machine),
         ];
         let mut report = Report::new(self.accelerator);
