@@ -121,6 +121,27 @@ fn a_change_query_costs_by_its_changes() {
     assert!(many > few && many <= 200 * 3 + 40, "{many} node reads to find 200 changes");
 }
 
+/// The log is read in pieces, and a record's nodes with those of others: what an opening reads follows the nodes that are to
+/// be changed, not the number of records.
+#[test]
+fn an_opening_reads_no_record_by_itself() {
+    const RECORDS: u64 = 300;
+    let mut story = Story::with(&Setup { members: vec![65_536], cache_blocks: 4096, seed: 7 }, 1 << 20);
+    story.fill(0, 1000);
+    story.commit();
+    for record in 0..RECORDS {
+        story.w(record * 3);
+        story.flush();
+    }
+    let images = story.world.power_off(PowerLoss::Nothing);
+    story.world.power_on(images);
+    story.world.open_again();
+    let opened = story.world.pool().counters();
+    assert_eq!(opened.replayed_records, RECORDS, "records replayed");
+    assert!(opened.open_reads < 60, "{} device reads to open", opened.open_reads);
+    story.world.verify();
+}
+
 /// Checkpoint creation costs the same whatever the volume's size and contents.
 #[test]
 fn a_checkpoint_costs_the_same_on_any_volume() {
