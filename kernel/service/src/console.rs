@@ -7,6 +7,7 @@ use crate::appliance::Appliance;
 use crate::environment::Environment;
 use crate::events::Subscription;
 use crate::limits::LIST_MAX;
+use crate::memory::{room_for, text_bytes};
 use crate::port::{Chunk, Disconnected, Port};
 use crate::sessions::Session;
 use crate::signal::Signal;
@@ -20,12 +21,14 @@ use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
 use core::pin::pin;
 use datum_protocol::console::{
-    Editor, Entered, Entry, Objects, complete, for_terminal, parse, render, render_error, render_event,
+    Editor, Entered, Entry, Objects, complete, for_terminal, parse, render, render_bytes_max, render_error,
+    render_event,
 };
 use datum_protocol::control::{Command, ErrorKind, ErrorObject};
 use datum_store::device::BlockDevice;
-use datum_store::{Name, Result as StoreResult};
+use datum_store::{Error, Name, Result as StoreResult};
 use futures_util::future::{Either, select};
+use serde_json::Value;
 
 const PROMPT: &str = "datum> ";
 
@@ -53,6 +56,21 @@ pub(crate) async fn serve<D: BlockDevice + 'static, E: Environment + 'static, P:
         select(pin!(terminal.lines()), pin!(terminal.events())).await;
         appliance.close_session(&session);
     }
+}
+
+/// The result, if there is memory to show it.
+fn roomy(result: Value, json: bool) -> Result<Value, ErrorObject> {
+    // A text that grows moves from one piece of memory to one of twice the size, and is copied once for the terminal.
+    let bytes = if json { 5 * text_bytes(&result) } else { render_bytes_max(&result) };
+    room_for(bytes).map_err(|error| ErrorObject::new(ErrorKind::NoMemory, error))?;
+    Ok(result)
+}
+
+/// Adds names to others.
+fn extend(names: &mut Vec<String>, more: Vec<String>) -> StoreResult<()> {
+    names.try_reserve_exact(more.len()).map_err(|_| Error::no_memory())?;
+    names.extend(more);
+    Ok(())
 }
 
 struct Terminal<'a, D: BlockDevice, E: Environment, P> {
@@ -114,7 +132,8 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
         // It may wait for a suspended volume, which perhaps only the next person resumes.
         let Either::Left((outcome, _)) = select(executed, left).await else { return Err(Disconnected) };
         let no_memory = |error| ErrorObject::new(ErrorKind::NoMemory, error);
-        let text = match outcome.and_then(|answer| answer.into_value().map_err(no_memory)) {
+        let value = outcome.and_then(|answer| answer.into_value().map_err(no_memory));
+        let text = match value.and_then(|result| roomy(result, json)) {
             Ok(result) if json => format!("{result}\n"),
             Ok(result) => render(&result),
             Err(error) => render_error(&error),
@@ -150,7 +169,8 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
         let mut completion = complete(before);
         if let Some(objects) = completion.objects.take() {
             // Where names cannot be listed, there is nothing to offer; the command itself will say why.
-            completion.candidates.extend(self.names(objects).await.unwrap_or_default());
+            let names = self.names(objects).await.unwrap_or_default();
+            extend(&mut completion.candidates, names).unwrap_or_default();
         }
         let mut output = Vec::new();
         self.editor.borrow_mut().offer(&completion.typed, &completion.candidates, &mut output);
@@ -168,7 +188,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
             Objects::Refpoints(volume) => self.refpoints(&volume).await?,
             Objects::Points(volume) => {
                 let mut names = self.checkpoints(&volume).await?;
-                names.extend(self.refpoints(&volume).await?);
+                extend(&mut names, self.refpoints(&volume).await?)?;
                 names
             }
             Objects::Devices => {

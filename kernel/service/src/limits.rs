@@ -17,6 +17,12 @@ pub const STATUS_EXTENTS_MAX: usize = 2048;
 /// Memory that a BLOCK_STATUS under way counts for, in blocks: its extents as the store gives them and as they go out.
 pub const STATUS_BLOCKS: usize = 32;
 
+/// Turns of all other tasks for which a READ that is half answered waits for memory.
+pub const MEMORY_TURNS: usize = 10_000;
+
+/// Checkpoints that one message of a NBD LIST names.
+pub const EXPORTS_PER_MESSAGE: usize = 40;
+
 /// Exports that a NBD LIST names; more can be opened by name.
 pub const EXPORTS_LISTED_MAX: usize = 4096;
 

@@ -19,4 +19,4 @@ pub use editor::{Editor, Entered};
 pub use grammar::{Entry, parse};
 pub use help::synopsis;
 pub use human::size_text;
-pub use render::{for_terminal, render, render_error, render_event};
+pub use render::{for_terminal, render, render_bytes_max, render_error, render_event};

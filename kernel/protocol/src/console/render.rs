@@ -10,6 +10,7 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt::{self, Write};
 use serde_json::{Map, Value};
 
 /// Columns that come first, in this order; the others follow by the alphabet.
@@ -18,6 +19,15 @@ const FIRST: [&str; 13] = [
     "created", "device",
 ];
 
+/// What a cell takes at most: its text, its place in a row, the table as it grows, and once more for the terminal.
+const CELL_BYTES_MAX: usize = 6 * (CONSOLE_COLUMN_MAX + 24);
+
+/// How many times its own size as JSON anything else takes at most.
+const SHOWN_TIMES: usize = 8;
+
+/// Fields of a row that the one with most fields may lack.
+const FIELDS_LACKING: usize = 4;
+
 /// Shows a result.
 pub fn render(result: &Value) -> String {
     match result {
@@ -25,6 +35,37 @@ pub fn render(result: &Value) -> String {
         Value::Array(items) => table(items),
         scalar => format!("{}\n", cell("", scalar)),
     }
+}
+
+/// Memory that showing a result takes at most, all told, in bytes.
+pub fn render_bytes_max(result: &Value) -> usize {
+    let tables: usize = match result {
+        Value::Object(object) => object.values().map(cells_max).sum(),
+        other => cells_max(other),
+    };
+    SHOWN_TIMES * json_bytes(result) + CELL_BYTES_MAX * tables
+}
+
+/// Cells of a list that is shown as a table, at most: rows may have fields that others lack.
+fn cells_max(list: &Value) -> usize {
+    let rows = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let fields = rows.iter().filter_map(Value::as_object).map(Map::len).max().unwrap_or_default();
+    (rows.len() + 1) * (fields + FIELDS_LACKING)
+}
+
+/// Bytes of a value as JSON; none are kept.
+fn json_bytes(value: &Value) -> usize {
+    struct Count(usize);
+    impl Write for Count {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0 += text.len();
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Counting cannot fail; what cannot be written is short.
+    let _ = write!(count, "{value}");
+    count.0
 }
 
 /// Shows an error and its causes.

@@ -9,7 +9,7 @@ use super::context::{ContextQuery, MetaContext, SelectedContext};
 use super::options::{self, ContextsError, Description, InfoItems, Refusal, push_reply};
 use super::wire::{self, Reader, export, handshake, option, reply};
 use super::{Fault, Mode, Session};
-use crate::limits::{NBD_CONTEXTS_MAX, NBD_OPTION_BYTES_MAX, NBD_STRING_BYTES_MAX};
+use crate::limits::{NBD_CONTEXTS_MAX, NBD_OPTION_BYTES_MAX};
 use crate::name::ExportName;
 use alloc::format;
 use alloc::string::ToString;
@@ -48,8 +48,16 @@ enum Pending {
 enum State {
     ClientFlags,
     OptionHeader,
-    OptionData { option: u32, length: usize },
-    Skip { option: u32, left: u32 },
+    OptionData {
+        option: u32,
+        length: usize,
+    },
+    /// One that is too long, or for which there is no memory although it fits.
+    Skip {
+        option: u32,
+        left: u32,
+        fits: bool,
+    },
     Waiting(Pending),
     Finished,
 }
@@ -96,8 +104,8 @@ impl Negotiation {
             match self.state {
                 State::Waiting(_) => return (taken, None),
                 State::Finished => return (input.len(), None),
-                State::Skip { option, left } => {
-                    taken += self.skip(option, left, rest);
+                State::Skip { option, left, fits } => {
+                    taken += self.skip(option, left, fits, rest);
                     if !matches!(self.state, State::OptionHeader) {
                         return (taken, None);
                     }
@@ -129,15 +137,17 @@ impl Negotiation {
         (used, self.buffer.len() == wanted)
     }
 
-    fn skip(&mut self, option: u32, left: u32, input: &[u8]) -> usize {
+    fn skip(&mut self, option: u32, left: u32, fits: bool, input: &[u8]) -> usize {
         let used = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
         let left = left.saturating_sub(options::length_u32(used));
-        self.state = State::Skip { option, left };
+        self.state = State::Skip { option, left, fits };
         if left == 0 {
             self.state = State::OptionHeader;
-            let limit =
-                if option == option::EXPORT_NAME { NBD_STRING_BYTES_MAX } else { NBD_OPTION_BYTES_MAX };
-            self.refuse(option, reply::ERR_TOO_BIG, &format!("send at most {limit} bytes with an option"));
+            let message = match fits {
+                true => "there is no memory for the option now; send it again later".into(),
+                false => format!("send at most {NBD_OPTION_BYTES_MAX} bytes with an option"),
+            };
+            self.refuse(option, reply::ERR_TOO_BIG, &message);
         }
         used
     }
@@ -174,14 +184,15 @@ impl Negotiation {
             return Some(self.end(Fault::OptionMagic(magic)));
         }
         let bytes = usize::try_from(length).unwrap_or(usize::MAX);
-        if bytes <= NBD_OPTION_BYTES_MAX {
+        let fits = bytes <= NBD_OPTION_BYTES_MAX;
+        if fits && self.buffer.try_reserve_exact(bytes).is_ok() {
             self.state = State::OptionData { option, length: bytes };
             return None;
         }
         if option == option::EXPORT_NAME {
             return Some(self.end(Fault::ExportName));
         }
-        self.state = State::Skip { option, left: length };
+        self.state = State::Skip { option, left: length, fits };
         None
     }
 

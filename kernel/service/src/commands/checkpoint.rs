@@ -12,16 +12,20 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use datum_store::device::BlockDevice;
-use datum_store::{Error, ErrorKind, Name, Release};
+use datum_store::{Error, ErrorKind, Name, Release, Result};
 use serde_json::{Value, json};
+
+/// Whether one checkpoint may span so many volumes.
+pub(super) fn check_volumes(count: usize) -> Result<()> {
+    if count <= CHECKPOINT_VOLUMES_MAX {
+        return Ok(());
+    }
+    let message = format!("one checkpoint spans at most {CHECKPOINT_VOLUMES_MAX} volumes; name fewer");
+    Err(Error::new(ErrorKind::Limit, message))
+}
 
 impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     pub(super) async fn checkpoint_create(&self, volumes: &[Name], name: &Name) -> Outcome {
-        if volumes.len() > CHECKPOINT_VOLUMES_MAX {
-            let message =
-                format!("one checkpoint spans at most {CHECKPOINT_VOLUMES_MAX} volumes; name fewer");
-            return Err(Error::new(ErrorKind::Limit, message));
-        }
         let checkpoints = self.pool().await?.create_checkpoint(volumes, name, self.now()).await?;
         for checkpoint in &checkpoints {
             let (volume, name) = (checkpoint.volume.to_string(), name.to_string());

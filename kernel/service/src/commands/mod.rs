@@ -100,6 +100,7 @@ async fn dispatch<D: BlockDevice + 'static, E: Environment + 'static>(
         Command::VolumeSuspend { volume } => appliance.volume_suspend(&name(&volume)?).await,
         Command::VolumeResume { volume } => appliance.volume_resume(&name(&volume)?).await,
         Command::CheckpointCreate { volumes, name: checkpoint } => {
+            checkpoint::check_volumes(volumes.len())?;
             let volumes = volumes.iter().map(name).collect::<Result<Vec<_>>>()?;
             appliance.checkpoint_create(&volumes, &name(&checkpoint)?).await
         }

@@ -143,11 +143,10 @@ impl<D: BlockDevice, P: Port> Connection<D, P> {
 
     /// Sends one message, with whatever else is ready.
     pub(super) async fn send(&self, message: Vec<Chunk>) -> Result<(), Disconnected> {
-        let number = {
-            let mut outbox = self.outbox.borrow_mut();
-            outbox.chunks.extend(message);
-            outbox.put += 1;
-            outbox.put
+        let number = match self.put(message) {
+            Ok(number) => number,
+            // Without memory to wait among others it goes alone.
+            Err(message) => return self.send_in(&self.turn().await, message).await,
         };
         let is_out = || self.outbox.borrow().out >= number;
         let turn = self.sent.until(|| if is_out() { Some(None) } else { self.take_turn().map(Some) });
@@ -165,6 +164,17 @@ impl<D: BlockDevice, P: Port> Connection<D, P> {
                 sent
             }
         }
+    }
+
+    /// Puts a message with those that wait, and numbers it. Returns it where there is no memory for that.
+    fn put(&self, message: Vec<Chunk>) -> Result<u64, Vec<Chunk>> {
+        let mut outbox = self.outbox.borrow_mut();
+        if outbox.chunks.try_reserve(message.len()).is_err() {
+            return Err(message);
+        }
+        outbox.chunks.extend(message);
+        outbox.put += 1;
+        Ok(outbox.put)
     }
 
     /// Sends one message within a turn.

@@ -4,7 +4,7 @@ use super::input::Input;
 use crate::appliance::Appliance;
 use crate::environment::Environment;
 use crate::exports::{self, Export};
-use crate::limits::{EXPORTS_LISTED_MAX, LIST_DEFAULT};
+use crate::limits::{EXPORTS_LISTED_MAX, EXPORTS_PER_MESSAGE, LIST_DEFAULT};
 use crate::port::{Chunk, Disconnected, Port};
 use alloc::format;
 use alloc::rc::Rc;
@@ -118,7 +118,7 @@ async fn list_volume<D: BlockDevice + 'static, E: Environment + 'static, P: Port
     }
     while *room > 0 {
         let checkpoints = match appliance.pool().await {
-            Ok(pool) => pool.checkpoints(&volume.name, after.as_ref(), LIST_DEFAULT.min(*room)).await,
+            Ok(pool) => pool.checkpoints(&volume.name, after.as_ref(), EXPORTS_PER_MESSAGE.min(*room)).await,
             Err(error) => Err(error),
         };
         let checkpoints = match checkpoints {

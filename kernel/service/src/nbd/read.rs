@@ -2,17 +2,18 @@
 //!
 //! With structured replies a range becomes chunks of data and holes, one message for each step. A reply that
 //! must be one piece (simple, or "don't fragment") has no room for a later error: a long one is therefore read
-//! and verified once before its header goes out.
+//! and verified once before its header goes out, and waits for memory where that is short afterwards.
 
 use super::connection::Connection;
 use super::{error_number, error_text};
-use crate::limits::CHUNK_BLOCKS;
+use crate::limits::{CHUNK_BLOCKS, MEMORY_TURNS};
 use crate::port::{Chunk, Port};
+use crate::signal::yield_now;
 use alloc::vec::Vec;
 use datum_protocol::limits::NBD_PAYLOAD_BYTES_MAX;
 use datum_protocol::nbd::{Mode, Request};
 use datum_store::device::{BLOCK_SIZE, Block, BlockDevice};
-use datum_store::{BlockIndex, Error};
+use datum_store::{BlockIndex, Error, ErrorKind};
 
 /// Bytes of one step at most.
 const STEP_BYTES: u64 = (CHUNK_BLOCKS * BLOCK_SIZE) as u64;
@@ -179,7 +180,7 @@ async fn whole<D: BlockDevice, P: Port>(connection: &Connection<D, P>, request: 
         return;
     }
     for step in steps {
-        let Ok(blocks) = read(connection, step).await else {
+        let Ok(blocks) = read_patiently(connection, step).await else {
             // Verified a moment ago, unreadable now, and the reply is half out: what is missing must not come
             // from anywhere else, so this session says no more.
             connection.session.end();
@@ -189,6 +190,20 @@ async fn whole<D: BlockDevice, P: Port>(connection: &Connection<D, P>, request: 
             return;
         }
     }
+}
+
+/// As [`read`]; where memory is short, again once others have had their turn, and may have given some back.
+async fn read_patiently<D: BlockDevice, P: Port>(
+    connection: &Connection<D, P>,
+    step: Step,
+) -> Result<Vec<Option<Block>>, Error> {
+    for _ in 0..MEMORY_TURNS {
+        match read(connection, step).await {
+            Err(error) if error.kind() == ErrorKind::NoMemory => yield_now().await,
+            done => return done,
+        }
+    }
+    read(connection, step).await
 }
 
 /// Reads a range and drops it.
