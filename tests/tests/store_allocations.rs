@@ -4,7 +4,7 @@
 //! `DATUM_ALLOCATION`.
 
 use datum_scarcity::Scarce;
-use datum_tests::scarcity::{WHERE, answer, explore};
+use datum_tests::scarcity::{Test, WHERE, answer, explore, workloads};
 
 #[global_allocator]
 static ALLOCATOR: Scarce = Scarce;
@@ -21,7 +21,8 @@ fn no_allocation_that_fails_loses_anything() {
         return answer(&case);
     }
     let full = std::env::var("DATUM_SCALE").is_ok_and(|scale| scale == "full");
-    let report = explore("no_allocation_that_fails_loses_anything", if full { 1 } else { STRIDE }, 2);
+    let test = Test { program: "store_allocations", name: "no_allocation_that_fails_loses_anything" };
+    let report = explore(test, workloads(if full { 1 } else { STRIDE }), 2);
     println!("{}", report.table());
     assert!(
         report.failures.is_empty(),

@@ -1,11 +1,12 @@
 //! An allocator for tests that fails where it is told to.
 //!
 //! Only what a thread allocates inside [`watched`] counts, and of that nothing inside [`exempt`]: a simulation so tells
-//! the product's allocations from its own. A test program installs it with
+//! the product's allocations from its own. What asks for room by taking memory and giving it back at once has that memory
+//! until its step ends: nobody else can have taken it. A test program installs it with
 //! `#[global_allocator] static ALLOCATOR: Scarce = Scarce;`; in any other program nothing counts and nothing fails.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::{process, ptr};
 
@@ -23,10 +24,18 @@ pub struct Failure {
     pub before: fn(usize),
 }
 
+/// More bytes than this, taken and given back at once, are room that was asked for.
+pub const ASKED_BYTES_MIN: usize = 16 << 10;
+
 thread_local! {
     static WATCHED: Cell<bool> = const { Cell::new(false) };
+    /// The last that was taken, by its address.
+    static LAST: Cell<usize> = const { Cell::new(0) };
+    /// Bytes that were asked for in this step and not used since.
+    static ROOM: Cell<usize> = const { Cell::new(0) };
     static COUNTED: Cell<u64> = const { Cell::new(0) };
     static LARGEST: Cell<usize> = const { Cell::new(0) };
+    static LARGE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     static FAILURE: Cell<Option<Failure>> = const { Cell::new(None) };
 }
 
@@ -48,6 +57,9 @@ fn during<T>(watched: bool, work: impl FnOnce() -> T) -> T {
         }
     }
     let _before = Before(WATCHED.replace(watched));
+    if watched {
+        ROOM.set(0);
+    }
     work()
 }
 
@@ -55,6 +67,7 @@ fn during<T>(watched: bool, work: impl FnOnce() -> T) -> T {
 pub fn begin(failure: Option<Failure>) {
     COUNTED.set(0);
     LARGEST.set(0);
+    LARGE.take();
     FAILURE.set(failure);
 }
 
@@ -69,9 +82,39 @@ pub fn largest() -> usize {
     LARGEST.get()
 }
 
-/// Whether the one that is asked for fails.
-fn fails(bytes: usize) -> bool {
-    if !WATCHED.get() {
+/// The numbers of those that counted and were larger than [`ASKED_BYTES_MIN`].
+pub fn large() -> Vec<u64> {
+    LARGE.with_borrow(Vec::clone)
+}
+
+/// Whether there is room for it that was asked for before. `moved` bytes are given back once it is there.
+fn has_room(bytes: usize, moved: usize) -> bool {
+    let room = ROOM.get();
+    let fits = bytes <= room;
+    if fits {
+        ROOM.set(room - bytes + moved);
+    }
+    fits
+}
+
+/// Notes what was taken.
+fn taken(pointer: *mut u8) -> *mut u8 {
+    if WATCHED.get() {
+        LAST.set(pointer.addr());
+    }
+    pointer
+}
+
+/// Notes what was given back.
+fn given_back(pointer: *mut u8, bytes: usize) {
+    if WATCHED.get() && bytes > ASKED_BYTES_MIN && LAST.replace(0) == pointer.addr() {
+        ROOM.set(ROOM.get().max(bytes));
+    }
+}
+
+/// Whether the one that is asked for fails, into which `moved` bytes go from where they are.
+fn fails(bytes: usize, moved: usize) -> bool {
+    if !WATCHED.get() || has_room(bytes, moved) {
         return false;
     }
     let failure = FAILURE.get();
@@ -80,6 +123,9 @@ fn fails(bytes: usize) -> bool {
     }
     LARGEST.set(LARGEST.get().max(bytes));
     let number = COUNTED.replace(COUNTED.get() + 1);
+    if bytes > ASKED_BYTES_MIN {
+        exempt(|| LARGE.with_borrow_mut(|large| large.push(number)));
+    }
     let Some(failure) = failure else { return false };
     if number == failure.after {
         // Nothing fails meanwhile, and nothing may unwind out of an allocator.
@@ -101,30 +147,31 @@ pub struct Scarce;
 // that may panic is caught.
 unsafe impl GlobalAlloc for Scarce {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if fails(layout.size()) {
+        if fails(layout.size(), 0) {
             return ptr::null_mut();
         }
         // SAFETY: the caller's own promise.
-        unsafe { System.alloc(layout) }
+        taken(unsafe { System.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if fails(layout.size()) {
+        if fails(layout.size(), 0) {
             return ptr::null_mut();
         }
         // SAFETY: the caller's own promise.
-        unsafe { System.alloc_zeroed(layout) }
+        taken(unsafe { System.alloc_zeroed(layout) })
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        if fails(new_size) {
+        if fails(new_size, layout.size()) {
             return ptr::null_mut();
         }
         // SAFETY: the caller's own promise; all memory is the system's.
-        unsafe { System.realloc(pointer, layout, new_size) }
+        taken(unsafe { System.realloc(pointer, layout, new_size) })
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        given_back(pointer, layout.size());
         // SAFETY: the caller's own promise; all memory is the system's.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -162,6 +209,22 @@ mod tests {
             [true, false, true]
         );
         assert_eq!((SEEN.get(), largest(), end()), (12, 13, 3));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_there_until_the_step_ends() {
+        const ROOM: usize = 3 * ASKED_BYTES_MIN;
+        begin(failure(1, true, 0));
+        watched(|| {
+            assert!(there_is_room(ROOM), "it is asked for");
+            let taken: Vec<u8> = Vec::with_capacity(2 * ASKED_BYTES_MIN);
+            let rest: Vec<u8> = Vec::with_capacity(ASKED_BYTES_MIN);
+            assert!(!there_is_room(ASKED_BYTES_MIN + 1), "it is used up");
+            drop((taken, rest));
+            assert!(!there_is_room(1), "and what was used and given back later is no room");
+        });
+        assert!(!watched(|| there_is_room(1)));
+        assert_eq!((large(), end()), (vec![0, 1], 4));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One case, in a process of its own: a workload in which one allocation fails.
 
-use super::watched;
+use super::{Ending, Workload, say, say_recovered, watched};
 use crate::action::Action;
 use crate::disk::{PowerLoss, SimulatedDisk};
 use crate::explore::Breadth;
@@ -56,17 +56,6 @@ pub struct Case {
     pub after: u64,
 }
 
-/// How a case ended that came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// The work is done with so many allocations: none failed.
-    Beyond(u64),
-    /// A request was refused, and was done when it was asked again.
-    Refused,
-    /// Nobody was refused anything.
-    Absorbed,
-}
-
 impl Work {
     const OTHERS: [(Self, &'static str); 5] = [
         (Self::Open, "open"),
@@ -82,7 +71,7 @@ impl Work {
         Self::OTHERS.iter().map(|(work, _)| *work).chain(letters).collect()
     }
 
-    pub(super) fn word(self) -> &'static str {
+    fn word(self) -> &'static str {
         match self {
             Self::Letter(letter) => letter.word(),
             _ => Self::OTHERS.iter().find(|(other, _)| *other == self).map_or("", |(_, word)| word),
@@ -96,13 +85,7 @@ impl Work {
 }
 
 impl Case {
-    /// `prelude:work,work:after`.
-    pub fn spell(&self) -> String {
-        let words: Vec<&str> = self.work.iter().map(|work| work.word()).collect();
-        format!("{}:{}:{}", self.prelude.name, words.join(","), self.after)
-    }
-
-    /// The case that is spelt so.
+    /// The case that is spelt `prelude:work,work:after`.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
         let prelude = parts.next()?;
@@ -133,7 +116,7 @@ impl Case {
         }
         let counted = datum_scarcity::end();
         if !FAILED.get() {
-            return Some(Ending::Beyond(counted));
+            return Some(Ending::Beyond { count: counted, large: datum_scarcity::large() });
         }
         let refused = life.refused;
         life.goes_on();
@@ -159,7 +142,7 @@ thread_local! {
 fn recover_from_here(bytes: usize) {
     SCENE.with_borrow(|scene| scene.as_ref().expect("a failure has a scene").recover());
     FAILED.set(true);
-    println!("{}{bytes}", super::parent::RECOVERED);
+    say_recovered(bytes);
 }
 
 impl Scene {
@@ -369,8 +352,29 @@ impl Life<'_> {
     }
 }
 
+/// Runs the case that the environment names, in the process that was started for it.
+pub fn answer(text: &str) {
+    let case = Case::parse(text).unwrap_or_else(|| panic!("{text} is no case"));
+    say(case.run());
+}
+
+/// Every work after every prelude after which it means something. One allocation in `stride` fails.
+pub fn workloads(stride: usize) -> Vec<Workload> {
+    let mut workloads = Vec::new();
+    for prelude in PRELUDES.iter().chain([&LARGE]) {
+        let state = prelude.start(1).state;
+        let works = Work::all().into_iter().filter(|work| meaningful(&state, *work));
+        workloads.extend(works.map(|work| Workload {
+            spelling: format!("{}:{}", prelude.name, work.word()),
+            word: work.word().into(),
+            stride,
+        }));
+    }
+    workloads
+}
+
 /// The works that mean something after a prelude.
-pub(super) fn meaningful(state: &State, work: Work) -> bool {
+fn meaningful(state: &State, work: Work) -> bool {
     let Work::Letter(letter) = work else { return true };
     let (mut contents, mut drawn) = (Default::default(), 0);
     letter.parts(state, &mut Drawer { contents: &mut contents, drawn: &mut drawn }).is_some()

@@ -1,8 +1,7 @@
 //! Starts a process for each case, and judges how it ends.
 
-use super::case::{Case, Ending, Work, meaningful};
-use crate::explore::prelude::{LARGE, PRELUDES, Prelude};
-use std::collections::BTreeMap;
+use super::Ending;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
@@ -13,7 +12,9 @@ use std::time::{Duration, Instant};
 pub const WHERE: &str = "DATUM_ALLOCATION";
 
 /// What a process says before an allocation fails, and its bytes.
-pub(super) const RECOVERED: &str = "recovered; no memory for bytes: ";
+const RECOVERED: &str = "recovered; no memory for bytes: ";
+/// What it says before the work that was refused is done again and again.
+const AGAIN: &str = "once more, and more often";
 const BEYOND: &str = "done; allocations: ";
 const REFUSED: &str = "refused, and goes on";
 const ABSORBED: &str = "goes on";
@@ -40,83 +41,116 @@ pub struct Report {
     /// The largest allocation that ended in a reset: its bytes, and the case.
     pub largest_reset: (usize, String),
     /// Cases of each work, by its word.
-    pub works: BTreeMap<&'static str, u64>,
+    pub works: BTreeMap<String, u64>,
     /// What did not hold.
     pub failures: Vec<String>,
     /// How long it took.
     pub elapsed: Duration,
 }
 
-/// Runs the case that the environment names, in the process that was started for it.
-pub fn answer(text: &str) {
-    let case = Case::parse(text).unwrap_or_else(|| panic!("{text} is no case"));
-    match case.run() {
+/// Says how the case ended that this process was started for.
+pub(crate) fn say(ending: Option<Ending>) {
+    match ending {
         None => println!("{NOTHING}"),
-        Some(Ending::Beyond(count)) => println!("{BEYOND}{count}"),
+        Some(Ending::Beyond { count, large }) => {
+            let large: String = large.iter().map(|number| format!(" {number}")).collect();
+            println!("{BEYOND}{count}{large}");
+        }
         Some(Ending::Refused) => println!("{REFUSED}"),
         Some(Ending::Absorbed) => println!("{ABSORBED}"),
     }
 }
 
+/// Says that every power loss at this moment was recovered from, and what there is no memory for.
+pub(crate) fn say_recovered(bytes: usize) {
+    println!("{RECOVERED}{bytes}");
+}
+
+/// Says that from here on a reset is no news.
+pub(crate) fn say_again() {
+    println!("{AGAIN}");
+}
+
+/// The test that starts processes: of this program, and asked for by this name, it answers where the environment says so.
+#[derive(Clone, Copy, Debug)]
+pub struct Test {
+    /// The program, as cargo calls it.
+    pub program: &'static str,
+    /// The test's name.
+    pub name: &'static str,
+}
+
+/// Work whose allocations fail. A case of it is spelt `work:after`.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// What names it.
+    pub spelling: String,
+    /// Under which word it is counted.
+    pub word: String,
+    /// One allocation in so many fails, and each large one.
+    pub stride: usize,
+}
+
+impl Workload {
+    fn case(&self, after: u64) -> String {
+        format!("{}:{after}", self.spelling)
+    }
+}
+
 /// How a process ended.
 enum End {
-    Beyond(u64),
+    /// How many allocations there are, and the numbers of the large ones.
+    Beyond(u64, Vec<u64>),
     Nothing,
     Reset(usize),
     Refused,
     Absorbed,
 }
 
-struct Shared<'a> {
-    test: &'a str,
-    workloads: Vec<(&'static Prelude, Work)>,
-    stride: usize,
+struct Shared {
+    test: Test,
+    workloads: Vec<Workload>,
     next: AtomicUsize,
     report: Mutex<Report>,
 }
 
-/// Runs all workloads of one work, each allocation failing in turn, or one in `stride` of them. `test` is the test
-/// of this program that calls [`answer`] where the environment says so.
-pub fn explore(test: &str, stride: usize, threads: usize) -> Report {
+/// Runs all workloads, with one failing allocation a case.
+pub fn explore(test: Test, workloads: Vec<Workload>, threads: usize) -> Report {
     let started = Instant::now();
-    let mut workloads = Vec::new();
-    for prelude in PRELUDES.iter().chain([&LARGE]) {
-        let state = prelude.start(1).state;
-        workloads.extend(
-            Work::all().into_iter().filter(|work| meaningful(&state, *work)).map(|work| (prelude, work)),
-        );
-    }
-    let shared = Shared { test, workloads, stride, next: AtomicUsize::new(0), report: Mutex::default() };
+    let shared = Shared { test, workloads, next: AtomicUsize::new(0), report: Mutex::default() };
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(|| shared.work()))));
     let report = shared.report.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     Report { elapsed: started.elapsed(), ..report }
 }
 
-impl Shared<'_> {
+impl Shared {
     fn work(&self) {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some((prelude, work)) = self.workloads.get(number) else { return };
-            self.workload(number, prelude, *work);
+            let Some(workload) = self.workloads.get(number) else { return };
+            self.workload(number, workload);
         }
     }
 
-    fn workload(&self, number: usize, prelude: &'static Prelude, work: Work) {
-        let case = |after| Case { prelude, work: vec![work], after };
-        let count = match self.run(&case(u64::MAX)) {
-            Ok(End::Beyond(count)) => count,
+    fn workload(&self, number: usize, workload: &Workload) {
+        let all = workload.case(u64::MAX);
+        let (count, large) = match self.run(&all) {
+            Ok(End::Beyond(count, large)) => (count, large),
             Ok(End::Nothing) => return,
-            Ok(_) => return self.fail(&case(u64::MAX), "an allocation failed that was not to fail"),
-            Err(what) => return self.fail(&case(u64::MAX), &what),
+            Ok(_) => return self.fail(&all, "an allocation failed that was not to fail"),
+            Err(what) => return self.fail(&all, &what),
         };
         self.note(|report| {
             report.workloads += 1;
             report.allocations += count;
         });
-        for after in (0..count).skip(number % self.stride).step_by(self.stride) {
-            let case = case(after);
+        let mut numbers: BTreeSet<u64> =
+            (0..count).skip(number % workload.stride).step_by(workload.stride).collect();
+        numbers.extend(large);
+        for after in numbers {
+            let case = workload.case(after);
             match self.run(&case) {
-                Ok(end) => self.note(|report| report.count(&case, &end)),
+                Ok(end) => self.note(|report| report.count(workload, &case, &end)),
                 Err(what) => return self.fail(&case, &what),
             }
         }
@@ -128,22 +162,18 @@ impl Shared<'_> {
         }
     }
 
-    fn fail(&self, case: &Case, what: &str) {
+    fn fail(&self, case: &str, what: &str) {
+        let Test { program, name } = self.test;
         let replay = format!(
-            "{WHERE}={} cargo test -p datum-tests --test store_allocations {} -- --exact --nocapture",
-            case.spell(),
-            self.test
+            "{WHERE}={case} cargo test -p datum-tests --test {program} {name} -- --exact --nocapture"
         );
         self.note(|report| report.failures.push(format!("{what}\nreplay: {replay}")));
     }
 
-    fn run(&self, case: &Case) -> Result<End, String> {
+    fn run(&self, case: &str) -> Result<End, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
-        command
-            .args([self.test, "--exact", "--nocapture"])
-            .env(WHERE, case.spell())
-            .env("RUST_BACKTRACE", "0");
+        command.args([self.test.name, "--exact", "--nocapture"]).env(WHERE, case).env("RUST_BACKTRACE", "0");
         let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
         end(&output).ok_or_else(|| {
             let (said, told) =
@@ -158,42 +188,50 @@ fn end(output: &Output) -> Option<End> {
     let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let after = |words: &str| {
         let line = said.lines().find_map(|line| line.split_once(words).map(|(_, rest)| rest))?;
-        line.trim().parse::<u64>().ok()
+        line.split_whitespace().map(|number| number.parse::<u64>().ok()).collect::<Option<Vec<_>>>()
     };
-    let recovered = after(RECOVERED).and_then(|bytes| usize::try_from(bytes).ok());
+    let recovered = after(RECOVERED).and_then(|bytes| usize::try_from(*bytes.first()?).ok());
     if output.status.signal() == Some(ABORT) {
         let without_memory = told.contains("memory allocation of");
-        return recovered.filter(|_| without_memory).map(End::Reset);
+        let recovered = recovered.filter(|_| without_memory);
+        return if said.contains(AGAIN) {
+            recovered.map(|_| End::Refused)
+        } else {
+            recovered.map(End::Reset)
+        };
     }
     if !output.status.success() {
         return None;
     }
     match recovered {
         None if said.contains(NOTHING) => Some(End::Nothing),
-        None => after(BEYOND).map(End::Beyond),
+        None => after(BEYOND).and_then(|numbers| {
+            let (count, large) = numbers.split_first()?;
+            Some(End::Beyond(*count, large.to_vec()))
+        }),
         Some(_) if said.contains(REFUSED) => Some(End::Refused),
         Some(_) => said.contains(ABSORBED).then_some(End::Absorbed),
     }
 }
 
 impl Report {
-    fn count(&mut self, case: &Case, end: &End) {
-        if matches!(end, End::Beyond(_) | End::Nothing) {
+    fn count(&mut self, workload: &Workload, case: &str, end: &End) {
+        if matches!(end, End::Beyond(..) | End::Nothing) {
             // One allocation more or less, by the addresses that a hash table is seeded with.
             return;
         }
         self.cases += 1;
-        *self.works.entry(case.work[0].word()).or_default() += 1;
+        *self.works.entry(workload.word.clone()).or_default() += 1;
         match end {
             End::Reset(bytes) => {
                 self.resets += 1;
                 if *bytes > self.largest_reset.0 {
-                    self.largest_reset = (*bytes, case.spell());
+                    self.largest_reset = (*bytes, case.to_owned());
                 }
             }
             End::Refused => self.refusals += 1,
             End::Absorbed => self.absorbed += 1,
-            End::Beyond(_) | End::Nothing => {}
+            End::Beyond(..) | End::Nothing => {}
         }
     }
 

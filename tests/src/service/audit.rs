@@ -39,11 +39,18 @@ pub(crate) struct Audit {
     context: Context,
     rng: Rng,
     next: u64,
+    /// Questions for changes that are asked at most.
+    questions: usize,
 }
 
 impl Audit {
     pub(crate) fn new(control: Wire, nbd: Wire, context: Context, seed: u64) -> Self {
-        Self { control, nbd, context, rng: Rng::new(seed), next: 0 }
+        Self { control, nbd, context, rng: Rng::new(seed), next: 0, questions: usize::MAX }
+    }
+
+    /// Asks for the changes since a few points only.
+    pub(crate) fn brief(self, questions: usize) -> Self {
+        Self { questions, ..self }
     }
 
     /// Reads everything, compares it with the log, and starts afresh from there.
@@ -189,7 +196,7 @@ impl Audit {
     /// that fit as what they must be from now on.
     async fn changes(&mut self, view: &View) {
         let questions = self.context.judge.borrow().questions();
-        for Question { place, mark, since, volume, until } in questions {
+        for Question { place, mark, since, volume, until } in questions.into_iter().take(self.questions) {
             let size = self.context.judge.borrow().likely_size(place);
             let params = json!({ "volume": volume, "since": since, "until": until });
             let answer = self.changed(params, size).await;

@@ -214,7 +214,7 @@ pub(crate) struct There {
 }
 
 /// Everything that is known.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Judge {
     pub(crate) log: Log,
     pub(crate) volumes: Vec<Volume>,

@@ -23,7 +23,7 @@ pub(crate) struct Span {
 }
 
 /// One operation of one client.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Op {
     what: String,
     outcome: String,
@@ -39,7 +39,7 @@ pub(crate) struct Op {
 }
 
 /// All operations, in the order in which they were sent.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Log {
     ops: Vec<Op>,
     tick: Tick,

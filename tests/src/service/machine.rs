@@ -7,6 +7,7 @@ use super::wire::Wire;
 use crate::executor::Executor;
 use crate::perform::Disk;
 use crate::rng::Rng;
+use crate::scarcity::watched;
 use datum_service::environment::{Environment, MemoryUsage, Power};
 use datum_service::{Appliance, FoundDisk, PoolOption, Setup, Takeover};
 use std::cell::{Cell, RefCell};
@@ -73,7 +74,8 @@ impl Environment for Simulated {
             if !std::mem::replace(&mut registered, true) {
                 machine.sleeps.set(machine.sleeps.get() + 1);
                 let place = (until, machine.sleeps.get());
-                machine.sleepers.borrow_mut().insert(place, context.waker().clone());
+                let waker = context.waker().clone();
+                datum_scarcity::exempt(|| machine.sleepers.borrow_mut().insert(place, waker));
             }
             Poll::Pending
         })
@@ -148,9 +150,9 @@ impl Machine {
         });
         let said = Rc::new(RefCell::new(None));
         let (background, starting, saying) = (appliance.clone(), appliance.clone(), said.clone());
-        executor.spawn(async move { background.background().await });
+        executor.spawn(watched(async move { background.background().await }));
         executor.spawn(async move {
-            let sentence = starting.start().await;
+            let sentence = watched(starting.start()).await;
             *saying.borrow_mut() = Some(sentence);
         });
         let stride = *rng.pick(&[20, 300, 3000, 30_000]);
@@ -162,11 +164,16 @@ impl Machine {
         self.said.borrow().clone()
     }
 
+    /// Where it says so.
+    pub(crate) fn saying(&self) -> Rc<RefCell<Option<String>>> {
+        self.said.clone()
+    }
+
     /// A port served as NBD.
     pub(crate) fn nbd_port(&mut self, name: &str) -> Wire {
         let wire = self.wire(name);
         let (port, appliance) = (wire.clone(), self.appliance.clone());
-        self.executor.spawn(async move { appliance.serve_nbd(port).await });
+        self.executor.spawn(watched(async move { appliance.serve_nbd(port).await }));
         wire
     }
 
@@ -174,7 +181,15 @@ impl Machine {
     pub(crate) fn control_port(&mut self, name: &str) -> Wire {
         let wire = self.wire(name);
         let (port, appliance) = (wire.clone(), self.appliance.clone());
-        self.executor.spawn(async move { appliance.serve_control(port).await });
+        self.executor.spawn(watched(async move { appliance.serve_control(port).await }));
+        wire
+    }
+
+    /// A port served as console.
+    pub(crate) fn console_port(&mut self, name: &str) -> Wire {
+        let wire = self.wire(name);
+        let (port, appliance) = (wire.clone(), self.appliance.clone());
+        self.executor.spawn(watched(async move { appliance.serve_console(port).await }));
         wire
     }
 

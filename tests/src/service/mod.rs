@@ -3,7 +3,7 @@
 //!
 //! `machine` and `wire` are the hardware, `client` (over `nbd`) and `control` the clients, `log`, `block` and
 //! `judge` decide whether an answer is right, `audit` looks at everything after a recovery, and `run` puts lives of the
-//! machine in a row, shrinks what fails and says how to replay it.
+//! machine in a row, shrinks what fails and says how to replay it. `scarcity` lets memory run out.
 
 mod audit;
 mod block;
@@ -14,6 +14,7 @@ mod log;
 mod machine;
 mod nbd;
 mod run;
+pub mod scarcity;
 mod wire;
 
 pub use run::{Failure, Options, Report, replay, run, trace};

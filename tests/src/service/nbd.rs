@@ -5,7 +5,10 @@ use super::wire::Wire;
 const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 
+const LIST: u32 = 3;
+const INFO: u32 = 6;
 const GO: u32 = 7;
+const LIST_META_CONTEXT: u32 = 9;
 const STRUCTURED_REPLY: u32 = 8;
 const SET_META_CONTEXT: u32 = 10;
 const EXTENDED_HEADERS: u32 = 11;
@@ -91,11 +94,46 @@ async fn option(wire: &Wire, option: u32, data: &[u8]) -> Vec<(u32, Vec<u8>)> {
     }
 }
 
-/// From the greeting to an open export.
-pub(crate) async fn open(wire: &Wire, mode: Mode, export: &str, contexts: &[String]) -> Opened {
+async fn greeted(wire: &Wire) {
     let greeting = wire.hear(18).await;
     assert_eq!(&greeting[..16], b"NBDMAGICIHAVEOPT", "whoever connects is greeted");
     wire.say(&3u32.to_be_bytes());
+}
+
+/// What replies say, if the last one is no refusal; otherwise its number.
+fn accepted(mut replies: Vec<(u32, Vec<u8>)>) -> Result<Vec<Vec<u8>>, u32> {
+    match replies.pop() {
+        Some((1, _)) => Ok(replies.into_iter().map(|(_, data)| data).collect()),
+        last => Err(last.map_or(0, |(kind, _)| kind)),
+    }
+}
+
+fn texts(replies: Vec<Vec<u8>>) -> Vec<String> {
+    replies.iter().map(|data| String::from_utf8_lossy(data).into_owned()).collect()
+}
+
+/// From the greeting to the names of all exports, or the number of the refusal.
+pub(crate) async fn list(wire: &Wire) -> Result<Vec<String>, u32> {
+    greeted(wire).await;
+    accepted(option(wire, LIST, &[]).await).map(texts)
+}
+
+/// From the greeting to what INFO and LIST_META_CONTEXT say of an export, or the number of a refusal.
+pub(crate) async fn describe(wire: &Wire, export: &str) -> Result<Vec<String>, u32> {
+    greeted(wire).await;
+    let mut data = string(export);
+    data.extend([0, 2, 0, 1, 0, 3]);
+    let mut said = accepted(option(wire, INFO, &data).await)?;
+    accepted(option(wire, STRUCTURED_REPLY, &[]).await)?;
+    let mut data = string(export);
+    data.extend([0; 4]);
+    said.extend(accepted(option(wire, LIST_META_CONTEXT, &data).await)?);
+    Ok(texts(said))
+}
+
+/// From the greeting to an open export.
+pub(crate) async fn open(wire: &Wire, mode: Mode, export: &str, contexts: &[String]) -> Opened {
+    greeted(wire).await;
     let form = match mode {
         Mode::Simple => None,
         Mode::Structured => Some(STRUCTURED_REPLY),

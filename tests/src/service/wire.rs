@@ -2,10 +2,12 @@
 //!
 //! What is sent is under way until the executor lets a piece of it arrive, of a size that the seed draws. What the
 //! client's end has not taken counts against a bound, beyond which the appliance waits: a client that does not read
-//! holds it up. A client that leaves drops what is under way to it; of what it has sent some still arrives.
+//! holds it up. A client that leaves drops what is under way to it; of what it has sent some still arrives. Its own memory
+//! is not the product's.
 
 use crate::executor::Hardware;
 use crate::rng::Rng;
+use datum_scarcity::exempt;
 use datum_service::port::{Chunk, Disconnected, Port};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -62,7 +64,7 @@ impl State {
 
     fn wait<T>(&mut self, context: &Context<'_>) -> Poll<T> {
         if !self.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            self.waiting.push(context.waker().clone());
+            exempt(|| self.waiting.push(context.waker().clone()));
         }
         Poll::Pending
     }
@@ -225,14 +227,14 @@ impl Port for Wire {
         .await;
         let _turn = Turn(self);
         let session = self.state.borrow().accepted;
-        let mut bytes = VecDeque::from(flatten(message));
+        let mut bytes = exempt(|| VecDeque::from(flatten(message)));
         poll_fn(|context| {
             let mut state = self.state.borrow_mut();
             if state.is_over() || state.accepted != session {
                 return Poll::Ready(Err(Disconnected));
             }
             let count = bytes.len().min(state.room.saturating_sub(state.to_client.len()));
-            state.to_client.under_way.extend(bytes.drain(..count));
+            exempt(|| state.to_client.under_way.extend(bytes.drain(..count)));
             if bytes.is_empty() { Poll::Ready(Ok(())) } else { state.wait(context) }
         })
         .await

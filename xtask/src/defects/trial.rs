@@ -27,7 +27,17 @@ const ORDER: [&str; 6] =
 /// What Cargo builds first, and only where that notices nothing.
 const STAGES: [&[&str]; 2] = [
     &["--package", "datum-tests", "--test", "store_random", "--test", "service_random"],
-    &["--package", "datum-store", "--package", "datum-tests", "--lib", "--test", "store_*"],
+    &[
+        "--package",
+        "datum-store",
+        "--package",
+        "datum-tests",
+        "--lib",
+        "--test",
+        "store_*",
+        "--test",
+        "service_allocations",
+    ],
 ];
 
 /// Tests that a verdict names; more are counted.
