@@ -149,7 +149,7 @@ fn a_block_in_two_places_stops_the_pool_when_it_is_freed_twice() {
         })
         .expect("the pool opens");
         let found = findings(&mut story);
-        assert!(found.contains("is used twice"), "{found}");
+        assert!(found.contains("of disk vd0 is used twice"), "{found}");
         let stretch = if level_up { 128 } else { 1 };
         let contents = (0..2).map(|_| story.world.contents.draw()).collect();
         let first = stretch - 1;
@@ -173,7 +173,7 @@ fn blocks_that_the_free_map_calls_free_are_never_shown_as_something_else() {
     })
     .expect("the pool opens");
     let found = findings(&mut story);
-    assert!(found.contains("is in use and the free map calls it free"), "{found}");
+    assert!(found.contains("of disk vd0 is in use and the free map calls it free"), "{found}");
     for round in 0..40 {
         let contents = (0..8).map(|_| story.world.contents.draw()).collect();
         let write = Action::Write { volume: "w".into(), first: round % 5 * 8, contents };

@@ -104,3 +104,18 @@ fn a_revert_looks_again_whether_its_checkpoint_is_there() {
     let report = finish(pool.scrub(&Progress::new())).expect("a scrub");
     assert_eq!(report.errors, 0, "{:?}", report.findings);
 }
+
+/// One check at a time is under way, and a second one that was cancelled waited for the first one's end.
+#[test]
+fn a_check_that_waits_for_another_is_cancelled_at_once() {
+    let (disks, pool) = two_members();
+    fill(&open(&pool));
+    disks[1].hold_flushes();
+    let (first, second) = (Progress::new(), Progress::new());
+    let (mut checked, mut waits) = (pin!(pool.check(&first)), pin!(pool.check(&second)));
+    assert!(poll_for(checked.as_mut(), 100_000).is_none(), "its commit waits for the second member");
+    assert!(poll_for(waits.as_mut(), 100_000).is_none(), "there is one check at a time");
+    second.cancel();
+    let ended = poll_for(waits, 1).expect("it does not wait for the first");
+    assert_eq!(ended.expect_err("it was cancelled").kind(), ErrorKind::Cancelled);
+}

@@ -601,7 +601,8 @@ impl<D: BlockDevice> Log<'_, D> {
             for &run in runs {
                 if !space.is_usable(run) {
                     let sequence = record.header.sequence;
-                    return Err(contradiction(format_args!("log record {sequence} names {}", run.address)));
+                    let place = self.shell.place(run.address);
+                    return Err(contradiction(format_args!("log record {sequence} names {place}")));
                 }
                 space.claim(run);
             }

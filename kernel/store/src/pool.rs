@@ -13,7 +13,7 @@ use crate::format::owner::Mark;
 use crate::limits::STEP_POINTERS;
 use crate::open;
 use crate::shell::Shell;
-use crate::sync::yield_now;
+use crate::sync::{Changed, yield_now};
 use crate::token::Token;
 use crate::transaction::Transaction;
 use crate::types::{CheckReport, Counters, MemberInfo, Name, ObjectId, PoolStatus};
@@ -62,7 +62,14 @@ pub enum Since {
 
 /// How far long work has come, and the wish to stop it. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Rc<(Cell<f32>, Cell<bool>)>);
+pub struct Progress(Rc<Work>);
+
+#[derive(Debug, Default)]
+struct Work {
+    fraction: Cell<f32>,
+    cancelled: Cell<bool>,
+    changed: Changed,
+}
 
 impl Progress {
     /// Work not begun.
@@ -72,20 +79,25 @@ impl Progress {
 
     /// 0 to 1.
     pub fn fraction(&self) -> f32 {
-        self.0.0.get()
+        self.0.fraction.get()
     }
 
     /// Asks the work to end with `Cancelled`.
     pub fn cancel(&self) {
-        self.0.1.set(true);
+        self.0.cancelled.set(true);
+        self.0.changed.notify();
     }
 
     pub(crate) fn set(&self, fraction: f32) {
-        self.0.0.set(fraction);
+        self.0.fraction.set(fraction);
     }
 
     pub(crate) fn cancelled(&self) -> bool {
-        self.0.1.get()
+        self.0.cancelled.get()
+    }
+
+    pub(crate) async fn until_cancelled(&self) {
+        self.0.changed.until(|| self.cancelled()).await;
     }
 }
 

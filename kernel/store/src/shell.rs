@@ -19,6 +19,7 @@ use crate::types::ObjectId;
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::pin::pin;
@@ -215,6 +216,15 @@ impl<D: BlockDevice> Shell<D> {
                 format_args!("{address} is on no member of this pool; run pool.check"),
             )
         })
+    }
+
+    /// Where a block lies, as an operator knows it.
+    pub(crate) fn place(&self, address: Address) -> String {
+        let (member, block) = (address.member(), address.block());
+        match self.devices.get(member) {
+            Some(device) => alloc::format!("block {block} of disk {}", device.name()),
+            None => alloc::format!("block {block} of member {member}"),
+        }
     }
 
     /// Reads so many adjacent blocks, of which there are never very many. What a request asks for goes through

@@ -19,6 +19,7 @@ pub(crate) async fn yield_now() {
 }
 
 /// Something that tasks wait for to change.
+#[derive(Debug, Default)]
 pub(crate) struct Changed(Event);
 
 impl Changed {

@@ -27,7 +27,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::Cell;
-use futures_util::future::join_all;
+use core::pin::pin;
+use futures_util::future::{join_all, select};
 use marks::Marks;
 use objects::Version;
 
@@ -86,7 +87,7 @@ pub(crate) async fn check<D: BlockDevice>(
     progress: &Progress,
 ) -> Result<CheckReport> {
     for _ in 0..ATTEMPTS {
-        shell.changed.until(|| !shell.check_hold.held.get()).await;
+        turn(shell, progress).await?;
         let _hold = shell.hold_for_check();
         if shell.check_alive().is_ok() {
             shell.commit_now(false).await?;
@@ -105,6 +106,23 @@ pub(crate) async fn check<D: BlockDevice>(
     let message =
         "clients need all free space again and again; check when they are quiet, or free some first";
     Err(Error::new(ErrorKind::Limit, message))
+}
+
+/// Waits until no other check is under way.
+async fn turn<D: BlockDevice>(shell: &Shell<D>, progress: &Progress) -> Result<()> {
+    let free = pin!(shell.changed.until(|| !shell.check_hold.held.get()));
+    select(free, pin!(progress.until_cancelled())).await;
+    not_cancelled(progress)
+}
+
+fn not_cancelled(progress: &Progress) -> Result<()> {
+    match progress.cancelled() {
+        true => {
+            let message = "the check was cancelled; start it again for a verdict";
+            Err(Error::new(ErrorKind::Cancelled, message))
+        }
+        false => Ok(()),
+    }
 }
 
 struct Checker<'a, D: BlockDevice> {
@@ -168,7 +186,7 @@ impl<'a, D: BlockDevice> Checker<'a, D> {
             Ok(block) => Some(block),
             Err(error) => {
                 let why = error.observations().first().cloned().unwrap_or_default();
-                self.find(format!("{what} at {} cannot be read: {why}", pointer.address));
+                self.find(format!("{what}, {}, cannot be read: {why}", self.shell.place(pointer.address)));
                 None
             }
         };
@@ -179,10 +197,7 @@ impl<'a, D: BlockDevice> Checker<'a, D> {
     async fn breathe(&mut self) -> Result<(), Halt> {
         yield_now().await;
         self.progress.set((self.met as f32 / self.to_meet.max(1) as f32).min(0.999));
-        if self.progress.cancelled() {
-            let message = "the check was cancelled; start it again for a verdict";
-            return Err(Error::new(ErrorKind::Cancelled, message).into());
-        }
+        not_cancelled(self.progress)?;
         match self.shell.check_hold.wanted.get() {
             true => Err(Halt::LetGo),
             false => Ok(()),

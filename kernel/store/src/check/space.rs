@@ -8,6 +8,7 @@ use crate::format::journal::Run;
 use crate::limits::FINDINGS_MAX;
 use crate::map::{chunk_index, list_extents, list_index};
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 impl<D: BlockDevice> Checker<'_, D> {
@@ -49,7 +50,7 @@ impl<D: BlockDevice> Checker<'_, D> {
         for block in 0..run.blocks {
             let address = Address(run.address.0 + block);
             if !self.marks.mark(address) {
-                self.find(format!("{address} is used twice"));
+                self.find(format!("{} is used twice", self.shell.place(address)));
             }
         }
     }
@@ -69,8 +70,11 @@ impl<D: BlockDevice> Checker<'_, D> {
                 break;
             }
         }
-        leaked.into_iter().for_each(|a| self.find(format!("{a} is allocated and nothing uses it")));
-        lost.into_iter().for_each(|a| self.find(format!("{a} is in use and the free map calls it free")));
+        let place = |address| self.shell.place(address);
+        let leaked = leaked.into_iter().map(|a| format!("{} is allocated and nothing uses it", place(a)));
+        let lost = lost.into_iter().map(|a| format!("{} is in use and the free map calls it free", place(a)));
+        let found: Vec<String> = leaked.chain(lost).collect();
+        found.into_iter().for_each(|finding| self.find(finding));
         Ok(())
     }
 
@@ -87,7 +91,12 @@ impl<D: BlockDevice> Checker<'_, D> {
             for run in extents.filter(|run| run.address.0 >= cursor) {
                 match self.is_on_a_member(&run) {
                     true => self.mark_run(run),
-                    false => self.find(format!("list {position} of freed extents names {}", run.address)),
+                    false => {
+                        let place = self.shell.place(run.address);
+                        self.find(format!(
+                            "list {position} of freed extents names {place}, which does not exist"
+                        ));
+                    }
                 }
             }
             self.breathe().await?;

@@ -152,9 +152,11 @@ impl<D: BlockDevice> Checker<'_, D> {
         let exists =
             self.superblock.members.get(address.member()).is_some_and(|&blocks| address.block() < blocks);
         if !exists {
-            self.find(format!("{} {} points to {address}, which does not exist", place.tree, place.version));
+            let at = self.shell.place(address);
+            self.find(format!("{} {} points to {at}, which does not exist", place.tree, place.version));
         } else if pointer.birth > place.bound.for_end(end) && !self.marks.mark(address) {
-            self.find(format!("{} {}: {address} is used twice", place.tree, place.version));
+            let at = self.shell.place(address);
+            self.find(format!("{} {}: {at} is used twice", place.tree, place.version));
             return false;
         }
         exists
@@ -162,13 +164,13 @@ impl<D: BlockDevice> Checker<'_, D> {
 
     fn check_node(&mut self, parent: &Pointer, below: &[Pointer], level: usize, place: &Place) {
         let Place { tree, version, .. } = place;
-        let at = parent.address;
+        let at = self.shell.place(parent.address);
         for (slot, child) in below.iter().enumerate() {
             let younger = child.birth > parent.birth;
             let filled_hole = child.is_hole() && (child.birth, child.checksum) != (Epoch(0), 0);
             if younger || filled_hole || child.birth > self.superblock.epoch {
                 self.find(format!(
-                    "{tree} {version}: slot {slot} of the level {level} node at {at} is impossible"
+                    "{tree} {version}: slot {slot} of the level {level} node, {at}, is impossible"
                 ));
             }
         }
@@ -178,7 +180,7 @@ impl<D: BlockDevice> Checker<'_, D> {
             false => changes.fold(0, u64::wrapping_add) == parent.change.0,
         };
         if !expected {
-            self.find(format!("{tree} {version}: the node at {at} and its pointer disagree"));
+            self.find(format!("{tree} {version}: the node, {at}, and its pointer disagree"));
         }
     }
 }
