@@ -154,6 +154,17 @@ fn receive(port: &Port<FakeTransport>) -> Option<Result<String, Disconnected>> {
 }
 
 #[test]
+fn a_port_beyond_the_last_number_stays_closed_and_is_told_of() {
+    let (mut host, console, ports) = Host::start();
+    assert_eq!(console.beyond(), None);
+    host.event(5, 1, 1, b"");
+    host.event(4, 1, 1, b"");
+    host.turn(&console);
+    let served = ports.len() + 1;
+    assert_eq!((console.beyond(), console.ports().len()), (Some((served, 5)), ports.len()));
+}
+
+#[test]
 fn every_port_is_announced_and_named() {
     let (host, _console, ports) = Host::start();
     assert_eq!(ports.iter().map(Port::name).collect::<Vec<_>>(), NAMES);

@@ -93,6 +93,18 @@ impl Devices {
         executor.add_device(console.clone());
         console.settled().await.map_err(sentence)?;
         self.ports = console.ports().into_iter().map(DevicePort).collect();
+        if let Some(announced) = console.cut_off() {
+            self.problems.push(format!(
+                "{announced} ports of the virtio-serial device were announced, as many as it can; if it has more, they stay \
+                 closed: give it no more, and max_ports={}",
+                announced + 1
+            ));
+        }
+        if let Some((served, number)) = console.beyond() {
+            self.problems.push(format!(
+                "port number {number} of the virtio-serial device stays closed, and any after it: {served} numbers are served"
+            ));
+        }
         Ok(())
     }
 

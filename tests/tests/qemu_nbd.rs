@@ -1,8 +1,11 @@
-//! NBD with a client of our own: extended headers, sixteen ports at once, and clients that break off or talk
+//! NBD with a client of our own: extended headers, all ports at once, and clients that break off or talk
 //! nonsense.
 
+use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
 use datum_tests::qemu::{HELLO_PATIENCE, Stage, boot, call, finish, nbd, volume};
 use serde_json::json;
@@ -10,6 +13,9 @@ use xtask::nbd::{Client, Extent, NbdError, Open};
 use xtask::qemu::{Appliance, Port};
 
 const MIB: u64 = 1 << 20;
+
+/// `org.datum.nbd.0` to `.29`.
+const NBD_PORTS_MAX: u32 = 30;
 
 fn extended<'a>(export: &'a str, contexts: &'a [&'a str]) -> Open<'a> {
     Open { export, contexts, extended: true }
@@ -94,35 +100,49 @@ fn exports_that_are_none_are_refused_by_name() {
     finish(appliance, control);
 }
 
+/// As many NBD ports as there are names for, all at work at once, on the smallest machine; and one more, which is not
+/// served. QEMU drops what announces a 33rd port without a word; the boot log says that there may be one.
 #[test]
-fn sixteen_ports_serve_at_once() {
+fn as_many_ports_as_there_may_be_serve_at_once() {
     let stage = Stage::wait();
-    let (mut appliance, mut control) = boot(&stage.with_disk(1 << 30).nbd_ports(16));
-    (0..16).for_each(|port| volume(&mut control, &format!("v{port}"), 8 * MIB));
-    let streams: Vec<_> =
-        (0..16).map(|port| appliance.connect(Port::Nbd(port), HELLO_PATIENCE).unwrap()).collect();
-    let clients = streams.into_iter().enumerate().map(|(port, stream)| {
-        thread::spawn(move || {
-            let export = format!("v{port}");
-            let mut client = Client::open(stream, &Open { export: &export, ..Open::default() }).unwrap();
-            for round in 0..64u64 {
-                client.write(round * 65536, &[port as u8 + 1; 65536]).unwrap();
-            }
-            client.flush().unwrap();
-            for round in 0..64u64 {
-                assert!(
-                    client.read(round * 65536, 65536).unwrap().iter().all(|byte| *byte == port as u8 + 1)
-                );
-            }
-            client
-        })
+    let (mut appliance, mut control) = boot(&stage.with_disk(1 << 30).nbd_ports(NBD_PORTS_MAX + 1));
+    (0..NBD_PORTS_MAX).for_each(|port| volume(&mut control, &format!("v{port}"), 8 * MIB));
+    let mut connect = |port| appliance.connect(Port::Nbd(port), HELLO_PATIENCE).unwrap();
+    let streams: Vec<_> = (0..NBD_PORTS_MAX).map(&mut connect).collect();
+    let mut beyond = connect(NBD_PORTS_MAX);
+    let together = Barrier::new(streams.len());
+    thread::scope(|scope| {
+        let clients = streams.into_iter().zip(1u8..).map(|(stream, number)| {
+            let together = &together;
+            scope.spawn(move || {
+                let export = format!("v{}", number - 1);
+                let mut client = Client::open(stream, &Open { export: &export, ..Open::default() }).unwrap();
+                // Nobody begins before all are greeted, and nobody leaves before all are done.
+                together.wait();
+                for round in 0..32u64 {
+                    client.write(round * 65536, &[number; 65536]).unwrap();
+                }
+                client.flush().unwrap();
+                for round in 0..32u64 {
+                    assert!(client.read(round * 65536, 65536).unwrap().iter().all(|byte| *byte == number));
+                }
+                together.wait();
+                client
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        let clients: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        let sessions = call(&mut control, "session.list", json!({}));
+        let sessions = sessions["items"].as_array().unwrap();
+        let nbd = sessions.iter().filter(|session| session["kind"] == "nbd").count();
+        assert_eq!(nbd, NBD_PORTS_MAX as usize, "{sessions:?}");
+        clients.into_iter().for_each(|client| client.disconnect().unwrap());
     });
-    let clients: Vec<_> = clients.collect();
-    let clients: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
-    let sessions = call(&mut control, "session.list", json!({}));
-    let nbd = sessions["items"].as_array().unwrap().iter().filter(|session| session["kind"] == "nbd").count();
-    assert_eq!(nbd, 16, "{sessions}");
-    clients.into_iter().for_each(|client| client.disconnect().unwrap());
+    beyond.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let greeting = beyond.read(&mut [0]);
+    assert!(greeting.is_err(), "a port that is not served greets nobody: {greeting:?}");
+    let log = appliance.serial_log();
+    assert!(log.contains("32 ports of the virtio-serial device were announced"), "{log}");
     finish(appliance, control);
 }
 

@@ -21,7 +21,7 @@ use core::task::{Context, Poll, Waker};
 
 const MULTIPORT: u64 = 1 << 1;
 const MAX_PORTS_OFFSET: usize = 4;
-/// Ports the driver serves; a device may have more, which stay closed.
+/// Numbers of ports that the driver serves; a device may have more, which stay closed.
 const PORTS_MAX: u32 = 64;
 /// Entries of one queue; all that QEMU has.
 const QUEUE_SIZE_MAX: u16 = 128;
@@ -47,6 +47,10 @@ pub(super) struct Engine<T: DeviceTransport> {
     slots: Vec<Slot>,
     /// The slots that are ports, in the order they were announced.
     announced: Vec<usize>,
+    /// The first number announced that is none of the driver's.
+    beyond: Option<usize>,
+    /// Numbers of ports that the device has, the reserved one included.
+    offered: usize,
     /// Not freed on drop: the device may still be reading it.
     zeroes: ManuallyDrop<DmaRegion>,
     segments: Vec<Segment>,
@@ -68,7 +72,8 @@ impl<T: DeviceTransport> Engine<T> {
             return Err(SetupError::NotMultiport);
         }
         let features = features.queue();
-        let ports = config_u32(&transport, MAX_PORTS_OFFSET).clamp(1, PORTS_MAX) as usize;
+        let offered = config_u32(&transport, MAX_PORTS_OFFSET);
+        let (ports, offered) = (offered.clamp(1, PORTS_MAX) as usize, offered as usize);
         let receive = open_queue(&mut transport, control::RECEIVE_QUEUE, QUEUE_SIZE_MAX)?;
         let transmit = open_queue(&mut transport, control::TRANSMIT_QUEUE, QUEUE_SIZE_MAX)?;
         let mut control = Control::new(receive, transmit, features)?;
@@ -89,6 +94,8 @@ impl<T: DeviceTransport> Engine<T> {
             control,
             slots,
             announced: Vec::new(),
+            beyond: None,
+            offered,
             zeroes,
             segments: Vec::with_capacity(usize::from(TRANSMIT_TABLE_ENTRIES)),
             settling: Waiters::default(),
@@ -125,6 +132,19 @@ impl<T: DeviceTransport> Engine<T> {
             Slot::Port(port) => Some((number, port.name.as_str())),
             _ => None,
         })
+    }
+
+    /// How many numbers of ports there are, and the first one announced that is beyond them.
+    pub(super) fn beyond(&self) -> Option<(usize, usize)> {
+        self.beyond.map(|number| (self.slots.len(), number))
+    }
+
+    /// How many ports were announced, if that may not have been all: a device announces all at once, and drops what finds
+    /// no buffer (QEMU's queue for it has 32).
+    pub(super) fn cut_off(&self) -> Option<usize> {
+        let announced = self.announced.len();
+        let is_cut_off = announced >= self.control.events_max() && self.offered > announced + 1;
+        is_cut_off.then_some(announced)
     }
 
     /// Takes in all events, and moves the conversation on.
@@ -191,7 +211,10 @@ impl<T: DeviceTransport> Engine<T> {
     }
 
     fn add_port(&mut self, number: usize) {
-        let Some(slot) = self.slots.get_mut(number) else { return };
+        let Some(slot) = self.slots.get_mut(number) else {
+            self.beyond.get_or_insert(number);
+            return;
+        };
         if let Slot::Unused(..) = slot
             && let Slot::Unused(receive, transmit) = mem::replace(slot, Slot::Gone)
         {
