@@ -118,10 +118,11 @@ impl World {
             rng: Rng::new(setup.seed),
             time_grain: 1,
             page: None,
-            // Steps small enough that releases pause everywhere.
+            // Steps small enough that releases and sweeps pause everywhere.
             config: Config {
                 cache_blocks: setup.cache_blocks,
                 step_pointers: [1, 3, 17, 130, 512][(setup.seed % 5) as usize],
+                sweep_bitmaps: [1, 2, 16][(setup.seed / 5 % 3) as usize],
             },
             pool: None,
             images: BTreeMap::new(),

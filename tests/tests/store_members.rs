@@ -8,7 +8,7 @@ use datum_tests::perform::{Disk, name};
 use datum_tests::story::Story;
 use datum_tests::world::{Setup, World};
 
-const CONFIG: Config = Config { cache_blocks: 256, step_pointers: 64 };
+const CONFIG: Config = Config { cache_blocks: 256, step_pointers: 64, sweep_bitmaps: 16 };
 
 fn setup(members: Vec<u64>) -> Setup {
     Setup { members, ..Setup::small(7) }

@@ -79,6 +79,8 @@ pub(crate) struct Engine {
     pub(crate) dropping: Option<ActiveRelease>,
     /// Pointers a background step looks at.
     pub(crate) step_pointers: usize,
+    /// Bitmaps that one commit returns freed extents to.
+    pub(crate) sweep_bitmaps: usize,
     /// A revert's new contents that are being built now.
     pub(crate) building: Option<ObjectId>,
     /// Checkpoints that somebody has open.
@@ -125,6 +127,7 @@ impl Engine {
             active: None,
             dropping: None,
             step_pointers: config.step_pointers,
+            sweep_bitmaps: config.sweep_bitmaps,
             building: None,
             open_versions: BTreeMap::new(),
             interval: 0,

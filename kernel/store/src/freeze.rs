@@ -35,11 +35,10 @@ impl Engine {
         if self.forest.space.sweeping.is_empty() {
             self.start_sweep(eager)?;
         }
-        let chunks_max = (self.forest.cache.capacity() / 16).max(16);
         let mut chunks = BTreeSet::new();
         let within = |run: &Run| {
             chunks.insert(chunk_index(run.address));
-            chunks.len() <= chunks_max
+            chunks.len() <= self.sweep_bitmaps
         };
         Ok(self.forest.space.sweeping.iter().take_while(within).collect())
     }

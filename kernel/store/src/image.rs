@@ -195,8 +195,6 @@ impl<D: BlockDevice> Image<D> {
             return Err(Error::new(ErrorKind::Invalid, "a partial write must lie within one block"));
         }
         let _inside = self.enter().await;
-        // While this lives the block's old address is not reused, so the same address is the same contents.
-        let _guard = self.shell.read_guard();
         loop {
             let Some((old, pointer)) = self.read_inside(block, 1).await?.into_iter().next() else {
                 return Err(beyond_end(block));
@@ -204,19 +202,19 @@ impl<D: BlockDevice> Image<D> {
             let mut new = old.unwrap_or_else(zeroed_block);
             new[offset..offset + bytes.len()].copy_from_slice(bytes);
             // Somebody else may have changed the block since it was read; then the other bytes are stale.
-            if self.write_inside(block, alloc::vec![new], Some(pointer.address)).await? {
+            if self.write_inside(block, alloc::vec![new], Some(pointer)).await? {
                 return Ok(());
             }
         }
     }
 
-    /// Writes blocks; with `expected`, only where that is still the (single) block's address. Tells whether
-    /// it did.
+    /// Writes blocks; with `expected`, only where that is still the (single) block: an address may be used again, but not
+    /// in the same epoch. Tells whether it did.
     async fn write_inside(
         &self,
         first: BlockIndex,
         blocks: Vec<Block>,
-        expected: Option<Address>,
+        expected: Option<Pointer>,
     ) -> Result<bool> {
         let count = blocks.len() as u64;
         check_request(count)?;
@@ -323,7 +321,7 @@ impl<D: BlockDevice> Image<D> {
         &self,
         first: BlockIndex,
         placed: &[Placed],
-        expected: Option<Address>,
+        expected: Option<Pointer>,
         installed: &mut bool,
     ) -> Result<()> {
         let mut sealed: Option<(Epoch, Vec<u64>)> = None;
@@ -332,7 +330,7 @@ impl<D: BlockDevice> Image<D> {
                 engine.check_writable()?;
                 let head = engine.load_head(self.volume)?;
                 if let Some(expected) = expected
-                    && engine.forest.lookup(&head.root, first.0)?.address != expected
+                    && !engine.forest.lookup(&head.root, first.0)?.is_same_block(&expected)
                 {
                     return Ok(());
                 }

@@ -53,6 +53,8 @@ pub(crate) const FREED_SEGMENT_LISTS: u64 = 64;
 pub(crate) const FREED_WORTH_SWEEPING: u64 = 16;
 /// Blocks kept for the next requests when a write has done with them (2 MiB).
 pub(crate) const SPARE_BLOCKS_MAX: usize = 512;
+/// How often who waits for space waits for readers to go, when their going made no more of it.
+pub(crate) const OUTWAITED_MAX: usize = 4;
 /// Where a failed data write is tried again, how often.
 pub(crate) const WRITE_ATTEMPTS: usize = 4;
 /// Findings a check report lists.

@@ -165,7 +165,7 @@ impl Engine {
         }
         let mut transaction = Transaction::new(self);
         transaction.discount(job.version, job.walk.data)?;
-        transaction.finish(Urgency::Administration)?.apply(self);
+        transaction.finish(Urgency::Release)?.apply(self);
         if let Some(head) = self.heads.get_mut(&job.volume)
             && head.version == job.head
         {
@@ -197,7 +197,7 @@ impl Engine {
         root.releases = one_less(root.releases, version, "waiting release")?;
         transaction.set_root(root)?;
         transaction.remove(version)?;
-        let plan = transaction.finish(Urgency::Administration)?;
+        let plan = transaction.finish(Urgency::Release)?;
         plan.apply(self);
         Ok(())
     }
@@ -215,7 +215,7 @@ impl Engine {
             Record::Volume(_) => transaction.purge_volume(id)?,
             _ => transaction.purge_timeline(id)?,
         }
-        let plan = transaction.finish(Urgency::Administration)?;
+        let plan = transaction.finish(Urgency::Release)?;
         plan.apply(self);
         self.dirty_aside = true;
         Ok(true)

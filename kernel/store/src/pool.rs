@@ -29,12 +29,14 @@ pub struct Config {
     pub cache_blocks: usize,
     /// Pointers a step of background work looks at before others get their turn, at least 1.
     pub step_pointers: usize,
+    /// Bitmaps of the free map that one commit returns freed extents to, at least 1.
+    pub sweep_bitmaps: usize,
 }
 
 impl Config {
     /// The usual steps in this much memory.
     pub fn new(cache_blocks: usize) -> Self {
-        Self { cache_blocks, step_pointers: STEP_POINTERS }
+        Self { cache_blocks, step_pointers: STEP_POINTERS, sweep_bitmaps: (cache_blocks / 16).max(16) }
     }
 }
 

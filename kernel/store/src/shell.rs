@@ -11,7 +11,7 @@ use crate::format::pointer::zeroed_block;
 use crate::format::{Address, Pointer};
 use crate::gate::Gates;
 use crate::gather::Gather;
-use crate::limits::{PAUSES_PER_STEP, PENDING_BYTES_MAX, REQUESTS_PER_STEP};
+use crate::limits::{OUTWAITED_MAX, PAUSES_PER_STEP, PENDING_BYTES_MAX, REQUESTS_PER_STEP};
 use crate::space::{Purpose, Urgency};
 use crate::spare::Spare;
 use crate::sync::{Changed, Deferred, yield_now};
@@ -88,6 +88,8 @@ pub(crate) struct Shell<D: BlockDevice> {
     pub(crate) gates: Gates,
     pub(crate) traffic: Traffic,
     loading: RefCell<BTreeSet<Address>>,
+    /// Those who wait for readers to go.
+    readers_awaited: Cell<usize>,
     pub(crate) committing: Cell<bool>,
     pub(crate) commit_wanted: Cell<bool>,
     pub(crate) check_hold: crate::check::Hold,
@@ -108,6 +110,7 @@ impl<D: BlockDevice> Shell<D> {
             gates: Gates::default(),
             traffic: Traffic::new(),
             loading: RefCell::new(BTreeSet::new()),
+            readers_awaited: Cell::new(0),
             committing: Cell::new(false),
             commit_wanted: Cell::new(false),
             check_hold: crate::check::Hold::default(),
@@ -150,7 +153,29 @@ impl<D: BlockDevice> Shell<D> {
     /// synchronous stretch as the look-up.
     pub(crate) fn read_guard(&self) -> impl Drop + '_ {
         let interval = self.engine.borrow_mut().enter();
-        Deferred::new(move || self.engine.borrow_mut().leave(interval))
+        Deferred::new(move || {
+            self.engine.borrow_mut().leave(interval);
+            if self.readers_awaited.get() > 0 {
+                self.changed.notify();
+            }
+        })
+    }
+
+    /// Waits for those who have been reading longest, if all that keeps enough freed space from being taken is that
+    /// they may still look at it. Tells whether it was so.
+    async fn outwait_readers(&self, blocks: u64, urgency: Urgency) -> bool {
+        let oldest = || self.engine.borrow().readers.first_key_value().map(|(&interval, _)| interval);
+        let blocked = {
+            let engine = self.engine.borrow();
+            engine.sweep_is_blocked() && engine.forest.space.could_admit(blocks, urgency)
+        };
+        let awaited = oldest();
+        if blocked && awaited.is_some() {
+            self.readers_awaited.set(self.readers_awaited.get() + 1);
+            let _done = Deferred::new(|| self.readers_awaited.set(self.readers_awaited.get() - 1));
+            self.changed.until(|| oldest() != awaited).await;
+        }
+        blocked
     }
 
     /// Brings blocks of metadata into the cache, many at a time. To be called in the stretch that looked them up, and
@@ -342,27 +367,56 @@ impl<D: BlockDevice> Shell<D> {
         let freeing = || self.engine.borrow().forest.space.freeing();
         let granted = || self.engine.borrow().forest.space.granted;
         let (before, unused_before, granted_before) = (free(), free() + freeing(), granted());
-        // Freed blocks pass through two commits; releases may free more each time.
-        for _ in 0..4 {
-            for _ in 0..256 {
-                if !self.run(Engine::maintain).await? {
-                    break;
+        let mut stuck = false;
+        for _ in 0..OUTWAITED_MAX {
+            // Freed blocks pass through two commits; releases may free more each time.
+            for _ in 0..4 {
+                for _ in 0..256 {
+                    let worked = self.maintain_in_reach().await?;
+                    stuck = worked.is_none();
+                    if worked != Some(true) {
+                        break;
+                    }
+                    yield_now().await;
                 }
-                yield_now().await;
+                self.commit_now(true).await?;
+                self.reclaim_from_check().await;
+                if free() > before && self.engine.borrow().forest.space.admits(blocks, urgency) {
+                    return Ok(());
+                }
             }
-            self.commit_now(true).await?;
-            self.reclaim_from_check().await;
-            if free() > before && self.engine.borrow().forest.space.admits(blocks, urgency) {
+            let under_way = |engine: &Engine| engine.active.is_some() || engine.dropping.is_some();
+            let progress =
+                free() > before || free() + freeing() > unused_before || granted() != granted_before;
+            if progress || !stuck && under_way(&self.engine.borrow()) {
                 return Ok(());
             }
-        }
-        let under_way = |engine: &Engine| engine.active.is_some() || engine.dropping.is_some();
-        let progress = free() > before || free() + freeing() > unused_before || granted() != granted_before;
-        if progress || under_way(&self.engine.borrow()) {
-            return Ok(());
+            if !self.outwait_readers(blocks, urgency).await {
+                break;
+            }
         }
         let message = "the pool is full; delete or convert checkpoints, trim or delete volumes";
         Err(Error::new(ErrorKind::NoSpace, message))
+    }
+
+    /// A step of background work for one who waits for space. It must not wait for space in turn: `None` where it
+    /// would have to, for then a commit must come first.
+    async fn maintain_in_reach(&self) -> Result<Option<bool>> {
+        loop {
+            let outcome = self.engine.borrow_mut().maintain();
+            self.heed_contradictions()?;
+            match outcome {
+                Ok(worked) => return Ok(Some(worked)),
+                Err(Stop::Miss(pointers)) => self.load_all(&pointers).await?,
+                Err(Stop::Window { purpose, blocks, urgency }) => {
+                    let admitted = self.engine.borrow().forest.space.admits(blocks, urgency);
+                    if !admitted || !Box::pin(self.run(|engine| engine.refill_window(purpose))).await? {
+                        return Ok(None);
+                    }
+                }
+                Err(Stop::Failed(error)) => return Err(error),
+            }
+        }
     }
 
     /// Whether a commit should start for want of memory or log space.

@@ -33,6 +33,8 @@ pub(crate) enum Urgency {
     Write,
     /// What frees space or administers: may use half of it.
     Administration,
+    /// What gives space back that was freed by a command: may use more than the commands.
+    Release,
     /// A commit, without which nothing is ever freed: may use all.
     Commit,
 }
@@ -128,13 +130,22 @@ impl Space {
 
     /// Whether `blocks` may be taken now at this urgency.
     pub(crate) fn admits(&self, blocks: u64, urgency: Urgency) -> bool {
-        let kept = match urgency {
+        self.free() >= self.kept(urgency) + blocks
+    }
+
+    /// Whether they might once everything freed is back.
+    pub(crate) fn could_admit(&self, blocks: u64, urgency: Urgency) -> bool {
+        self.free() + self.freeing() >= self.kept(urgency) + blocks
+    }
+
+    fn kept(&self, urgency: Urgency) -> u64 {
+        match urgency {
+            _ if self.replaying => 0,
             Urgency::Write => self.reserve,
             Urgency::Administration => self.reserve / 2,
+            Urgency::Release => self.reserve / 4,
             Urgency::Commit => 0,
-        };
-        let kept = if self.replaying { 0 } else { kept };
-        self.free() >= kept + blocks
+        }
     }
 
     /// Blocks in the windows that `purpose` could take.

@@ -60,6 +60,11 @@ impl Pointer {
         self.address == Address(0)
     }
 
+    /// Whether both name what was once written to a place, or a hole.
+    pub(crate) fn is_same_block(&self, other: &Self) -> bool {
+        (self.address, self.birth) == (other.address, other.birth)
+    }
+
     pub(crate) fn to_bytes(self) -> [u8; POINTER_SIZE] {
         let mut bytes = [0; POINTER_SIZE];
         for (field, value) in

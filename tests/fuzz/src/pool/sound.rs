@@ -42,7 +42,7 @@ pub(super) fn name(text: &str) -> Name {
 
 /// The memory of every pool here; steps are short, so that background work pauses everywhere.
 pub(super) fn config() -> Config {
-    Config { cache_blocks: 256, step_pointers: 7 }
+    Config { cache_blocks: 256, step_pointers: 7, sweep_bitmaps: 16 }
 }
 
 /// Blocks of data.
