@@ -8,6 +8,7 @@ use crate::content::Contents;
 use crate::disk::PowerLoss;
 use crate::model::{State, Volume};
 use crate::rng::Rng;
+use std::ops::Range;
 
 /// Kinds of operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub enum Kind {
     SlowCommit,
     Burst,
     Scatter,
+    Rush,
+    DropCache,
     Hold,
     Unhold,
     Background,
@@ -51,7 +54,10 @@ pub enum Kind {
 }
 
 /// Kinds and how often each is drawn.
-const WEIGHTS: &[(Kind, u64)] = &[
+pub type Mix = &'static [(Kind, u64)];
+
+/// A little of everything.
+pub const EVERYTHING: Mix = &[
     (Kind::Write, 22),
     (Kind::WritePartial, 4),
     (Kind::Trim, 10),
@@ -89,6 +95,64 @@ const WEIGHTS: &[(Kind, u64)] = &[
     (Kind::Scrub, 1),
 ];
 
+/// Many clients at a time on little space, which they fill and empty again, with little memory.
+pub const CROWD: Mix = &[
+    (Kind::Rush, 30),
+    (Kind::Write, 4),
+    (Kind::WritePartial, 4),
+    (Kind::Trim, 6),
+    (Kind::Flush, 2),
+    (Kind::Commit, 3),
+    (Kind::CreateVolume, 2),
+    (Kind::DeleteVolume, 2),
+    (Kind::Resize, 1),
+    (Kind::Checkpoint, 6),
+    (Kind::Convert, 3),
+    (Kind::DeleteCheckpoint, 4),
+    (Kind::Clone, 1),
+    (Kind::Revert, 2),
+    (Kind::Together, 2),
+    (Kind::ReadBeside, 2),
+    (Kind::SlowReader, 6),
+    (Kind::CommitBeside, 2),
+    (Kind::SlowCommit, 1),
+    (Kind::DropCache, 4),
+    (Kind::Hold, 1),
+    (Kind::Unhold, 1),
+    (Kind::Background, 3),
+    (Kind::Reopen, 1),
+    (Kind::Crash, 4),
+    (Kind::Verify, 1),
+    (Kind::Scrub, 1),
+];
+
+/// What is to be released comes faster than it is done.
+pub const BACKLOG: Mix = &[
+    (Kind::Write, 12),
+    (Kind::Scatter, 6),
+    (Kind::Together, 4),
+    (Kind::Trim, 16),
+    (Kind::Flush, 2),
+    (Kind::Commit, 5),
+    (Kind::CreateVolume, 3),
+    (Kind::DeleteVolume, 2),
+    (Kind::Resize, 5),
+    (Kind::Checkpoint, 14),
+    (Kind::Convert, 6),
+    (Kind::DeleteCheckpoint, 8),
+    (Kind::Clone, 5),
+    (Kind::Revert, 4),
+    (Kind::Refpoint, 1),
+    (Kind::AtOnce, 4),
+    (Kind::DropCache, 1),
+    (Kind::Hold, 2),
+    (Kind::Unhold, 1),
+    (Kind::Background, 4),
+    (Kind::Reopen, 1),
+    (Kind::Crash, 4),
+    (Kind::Verify, 1),
+];
+
 /// One operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
@@ -99,11 +163,11 @@ pub struct Operation {
 }
 
 /// A random list.
-pub fn generate(rng: &mut Rng, length: usize) -> Vec<Operation> {
-    let total: u64 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
+pub fn generate(rng: &mut Rng, length: usize, mix: Mix) -> Vec<Operation> {
+    let total: u64 = mix.iter().map(|(_, weight)| weight).sum();
     let draw = |rng: &mut Rng| {
         let mut ticket = rng.below(total);
-        let (kind, _) = WEIGHTS
+        let (kind, _) = mix
             .iter()
             .find(|(_, weight)| {
                 let hit = ticket < *weight;
@@ -155,6 +219,19 @@ impl Shape {
             (1 << 28) + 1,
             VOLUME_BLOCKS_MAX,
         ];
+        Self { sizes, write_max: 140, volumes_max: 4, points_max: 6 }
+    }
+}
+
+impl Shape {
+    /// Volumes that together are more than a small pool holds, and requests as large as they get.
+    pub fn crowded() -> Self {
+        Self { sizes: vec![700, 1500, 3000, 6000], write_max: 256, volumes_max: 3, points_max: 3 }
+    }
+
+    /// Volumes of which a trim cuts off whole subtrees, small enough that others are freed with them.
+    pub fn wide() -> Self {
+        let sizes = vec![5000, 8192, 128 * 128, 128 * 128 + 1, 3 * 128 * 128, 128 * 128 * 128];
         Self { sizes, write_max: 140, volumes_max: 4, points_max: 6 }
     }
 }
@@ -392,6 +469,63 @@ impl<'a> Chooser<'a> {
             parts.push(Action::WritePartial { volume, block, offset, bytes, content: made });
         }
         parts
+    }
+
+    /// Clients that each have a stretch of a volume of their own and go on at it, one request after the other, and
+    /// some that delete what is nobody's or ask for a flush or commit.
+    pub fn clients(&mut self, contents: &mut Contents) -> Vec<Vec<Action>> {
+        let volumes: Vec<(&String, u64)> =
+            self.state.volumes.iter().map(|(name, volume)| (name, volume.head.size())).collect();
+        if volumes.is_empty() {
+            return Vec::new();
+        }
+        let most = self.rng.between(2, 16);
+        let rounds = *self.rng.pick(&[1, 3, 10, 40]);
+        let length_max = *self.rng.pick(&[1, 16, 32, 64, self.shape.write_max]);
+        let length_min = if self.rng.chance(50) { length_max } else { 1 };
+        // Where all come back to the same few blocks, whatever they free is soon wanted again.
+        let narrow = self.rng.chance(50);
+        let mut clients = Vec::new();
+        for client in 0..most {
+            let (volume, size) = *self.rng.pick(&volumes);
+            let (from, to) = (size * client / most, size * (client + 1) / most);
+            let to = if narrow { to.min(from + 2 * length_max) } else { to };
+            if from < to {
+                let lengths = (length_min, length_max);
+                clients
+                    .push((0..rounds).map(|_| self.stretch(volume, from..to, lengths, contents)).collect());
+            }
+        }
+        let mut spare: Vec<(String, String)> = Vec::new();
+        for _ in 0..self.rng.below(3) {
+            spare.extend(self.checkpoint().filter(|one| !spare.contains(one)));
+        }
+        clients.extend(spare.into_iter().map(|(volume, name)| match self.rng.chance(50) {
+            true => vec![Action::DeleteCheckpoint { volume, name }],
+            false => vec![Action::ConvertCheckpoint { volume, refpoint: name.clone(), name }],
+        }));
+        clients.extend(self.rng.chance(50).then(|| vec![Action::Flush, Action::Commit, Action::Flush]));
+        clients
+    }
+
+    /// A request for some of a stretch of blocks.
+    fn stretch(
+        &mut self,
+        volume: &str,
+        blocks: Range<u64>,
+        lengths: (u64, u64),
+        contents: &mut Contents,
+    ) -> Action {
+        let first = self.rng.between(blocks.start, blocks.end - 1);
+        let count = self.rng.between(lengths.0, lengths.1).min(blocks.end - first);
+        let volume = volume.to_string();
+        if self.rng.chance(10) {
+            return Action::Flush;
+        }
+        if self.rng.chance(10) {
+            return Action::Trim { volume, first, count };
+        }
+        Action::Write { volume, first, contents: (0..count).map(|_| contents.draw()).collect() }
     }
 
     /// Single blocks far apart: many leaves of one tree.

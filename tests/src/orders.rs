@@ -6,6 +6,7 @@
 
 use crate::action::Action;
 use crate::model::{Point, State};
+use std::ops::Range;
 
 /// One action of a group, and whether its effect must be there.
 pub type Member<'a> = (&'a Action, bool);
@@ -36,6 +37,60 @@ fn extend(state: &State, left: &[Member<'_>], incarnation: u64, found: &mut Vec<
 pub fn may_be_refused(state: &State, action: &Action, others: &[&Action], incarnation: u64) -> bool {
     let optional: Vec<Member<'_>> = others.iter().map(|other| (*other, false)).collect();
     outcomes(state, &optional, incarnation).iter().any(|reached| !reached.admits(action))
+}
+
+/// The state after clients that each did one thing after another, while the others did theirs. They must have kept out
+/// of each other's way: then all orders come to the same.
+pub fn side_by_side(state: &State, clients: &[Vec<Action>], incarnation: u64) -> State {
+    for (at, client) in clients.iter().enumerate() {
+        for (one, other) in
+            client.iter().flat_map(|one| clients[..at].iter().flatten().map(move |o| (one, o)))
+        {
+            assert!(!meet(one, other), "{one:?} and {other:?} have an order");
+        }
+    }
+    let mut reached = state.clone();
+    clients.iter().flatten().for_each(|action| reached.apply(action, incarnation));
+    reached
+}
+
+/// Whether it may matter which of two actions comes first.
+fn meet(one: &Action, other: &Action) -> bool {
+    match (reach(one), reach(other)) {
+        (Reach::Nothing, _) | (_, Reach::Nothing) => false,
+        (Reach::Blocks(v, a), Reach::Blocks(w, b)) => v == w && a.start < b.end && b.start < a.end,
+        (Reach::Point(v, a), Reach::Point(w, b)) => v == w && a == b,
+        (Reach::Blocks(..), Reach::Point(..)) | (Reach::Point(..), Reach::Blocks(..)) => false,
+        (Reach::All, _) | (_, Reach::All) => true,
+    }
+}
+
+/// What the effect of an action depends on, and what depends on it.
+enum Reach<'a> {
+    Nothing,
+    /// Blocks of a live volume.
+    Blocks(&'a str, Range<u64>),
+    /// A point that is there, and goes.
+    Point(&'a str, &'a str),
+    All,
+}
+
+fn reach(action: &Action) -> Reach<'_> {
+    match action {
+        Action::Write { volume, first, contents } => {
+            Reach::Blocks(volume, *first..*first + contents.len() as u64)
+        }
+        Action::WritePartial { volume, block, .. } => Reach::Blocks(volume, *block..*block + 1),
+        Action::Trim { volume, first, count } => Reach::Blocks(volume, *first..*first + *count),
+        Action::DeleteCheckpoint { volume, name } | Action::DeleteRefpoint { volume, name } => {
+            Reach::Point(volume, name)
+        }
+        Action::ConvertCheckpoint { volume, name, refpoint } if name == refpoint => {
+            Reach::Point(volume, name)
+        }
+        Action::Flush | Action::Commit => Reach::Nothing,
+        _ => Reach::All,
+    }
 }
 
 impl State {
@@ -107,6 +162,26 @@ mod tests {
         assert_eq!(ends(&[(&a, true), (&b, true)]), [Some(2), Some(1)]);
         assert_eq!(ends(&[(&a, true), (&b, false)]), [Some(2), Some(1), Some(1)]);
         assert_eq!(ends(&[(&a, false)]), [Some(1), None]);
+    }
+
+    #[test]
+    fn clients_apart_come_to_one_state() {
+        let mut state = one_volume();
+        state.apply(&checkpoint(), 1);
+        let at = |first, content| Action::Write { volume: "v".into(), first, contents: vec![content] };
+        let delete = Action::DeleteCheckpoint { volume: "v".into(), name: "c".into() };
+        let clients = [vec![at(0, 1), at(0, 2)], vec![Action::Flush, at(1, 3)], vec![delete.clone()]];
+        let reached = side_by_side(&state, &clients, 1);
+        let orders = clients.iter().flatten().map(|action| (action, true)).collect::<Vec<_>>();
+        let all = outcomes(&state, &orders, 1);
+        assert!(all.contains(&reached) && reached.volumes["v"].head.get(0).content == Some(2));
+        assert!(!meet(&at(0, 1), &delete) && meet(&at(0, 1), &checkpoint()) && meet(&at(0, 1), &at(0, 2)));
+    }
+
+    #[test]
+    #[should_panic(expected = "have an order")]
+    fn clients_in_each_others_way_have_no_one_state() {
+        side_by_side(&one_volume(), &[vec![write(1)], vec![write(2)]], 1);
     }
 
     #[test]

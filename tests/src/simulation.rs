@@ -8,10 +8,10 @@ use crate::blockmap::BlockMap;
 use crate::compare::compare;
 use crate::disk::Slow;
 use crate::observe;
-use crate::operation::{Chooser, Kind, Operation, Shape, generate};
+use crate::operation::{Chooser, Kind, Mix, Operation, Shape, generate};
 use crate::perform::{Disk, name};
 use crate::rng::Rng;
-use crate::world::{Ending, Moment, Setup, World, fail};
+use crate::world::{Ending, Moment, Setup, World, demand_reason, fail, need};
 use datum_store::{ErrorKind, Image};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -32,7 +32,14 @@ pub struct Plan {
     pub length: usize,
     /// Whether running out of space is part of the game.
     pub may_fill: bool,
+    /// What is done, and how often.
+    pub mix: Mix,
+    /// How many turns in a hundred background work gets while others can go on: one of these for each run.
+    pub background: &'static [u64],
 }
+
+/// In some runs background work gets hardly a turn, so that it pauses over commits and crashes.
+pub const NOW_AND_THEN_SLOW: &[u64] = &[100, 100, 20, 0];
 
 /// Steps in which something that goes on beside the rest gets to its first requests.
 const STEPS_TO_BEGIN: u64 = 12;
@@ -53,7 +60,7 @@ impl Plan {
     }
 
     fn run_seed(&self, seed: u64) {
-        let operations = generate(&mut Rng::new(seed), self.length);
+        let operations = generate(&mut Rng::new(seed), self.length, self.mix);
         let Err(first) = self.quietly(seed, &operations) else { return };
         let (file, test) = self.test;
         let (operations, what) = if std::env::var_os("DATUM_NO_SHRINK").is_some() {
@@ -125,8 +132,7 @@ impl Plan {
         if trace {
             run.world.trace();
         }
-        // In some runs background work gets hardly a turn, so that it pauses over commits and crashes.
-        run.world.executor.set_background_share(*Rng::new(seed ^ 0xba6c).pick(&[100, 100, 20, 0]));
+        run.world.executor.set_background_share(*Rng::new(seed ^ 0xba6c).pick(self.background));
         run.world.quiesce();
         let empty = run.world.pool().status().allocated_bytes;
         for operation in operations {
@@ -191,6 +197,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn step(&mut self, operation: Operation) {
+        self.world.say(format_args!("{:?}", operation.kind));
+        if self.world.model.state.volumes.is_empty() {
+            // Nothing else means anything.
+            self.plain(Operation { kind: Kind::CreateVolume, salt: !operation.salt });
+        }
         match operation.kind {
             Kind::KeepToken => self.keep_token(operation),
             Kind::Suspend => self.suspend(operation),
@@ -204,6 +215,8 @@ impl Run<'_> {
             Kind::SlowCommit => self.slow_commit(operation),
             Kind::Burst => self.burst(operation),
             Kind::Scatter => self.scatter(operation),
+            Kind::Rush => self.rush(operation),
+            Kind::DropCache => self.world.pool().drop_cache(),
             Kind::Hold => self.hold(operation),
             Kind::Unhold => {
                 self.verify_held();
@@ -238,9 +251,13 @@ impl Run<'_> {
 
     /// Carries out an action; true if there was no space for it, where that is part of the game.
     fn refused(&mut self, action: Action) -> bool {
+        let room = self.world.room();
         let Err(error) = self.world.attempt(action.clone()) else { return false };
         let full = error.kind() == ErrorKind::NoSpace && self.plan.may_fill;
         assert!(full, "{action:?}: {error} {:?}", error.observations());
+        if matches!(action, Action::Write { .. } | Action::WritePartial { .. }) {
+            demand_reason(&action, &error, room, need(&[vec![action.clone()]]));
+        }
         true
     }
 
@@ -369,6 +386,7 @@ impl Run<'_> {
         if rng.chance(50) {
             self.slow_commit(operation);
         }
+        let ends = rng.chance(30);
         for round in 0..rounds {
             let write = Operation { salt: operation.salt ^ (round << 32), ..operation };
             if let Some(Action::Write { volume, first, mut contents }) = self.choose(write, Kind::Write) {
@@ -379,6 +397,9 @@ impl Run<'_> {
                 }
             }
         }
+        if ends {
+            self.crash(operation);
+        }
     }
 
     /// Writes to many leaves of one tree.
@@ -387,6 +408,16 @@ impl Run<'_> {
         let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
         let writes = chooser.scattered_writes(&mut self.world.contents);
         let _ = writes.into_iter().chain([Action::Flush]).any(|action| self.refused(action));
+    }
+
+    /// Many clients at work at the same time.
+    fn rush(&mut self, operation: Operation) {
+        let state = self.world.model.state.clone();
+        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
+        let clients = chooser.clients(&mut self.world.contents);
+        if self.plan.may_fill && !clients.is_empty() {
+            self.world.rush(&clients);
+        }
     }
 
     fn hold(&mut self, operation: Operation) {

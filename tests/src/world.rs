@@ -10,7 +10,7 @@ mod start;
 mod verify;
 
 pub use crash::{Ending, Moment};
-pub use group::Fate;
+pub use group::{Fate, demand_reason, need};
 pub use start::Start;
 
 use crate::action::Action;
@@ -368,8 +368,13 @@ impl World {
     }
 
     fn note(&self, action: &Action) {
+        self.say(format_args!("  {action:?}"));
+    }
+
+    /// Prints what happens, where that is wanted.
+    pub fn say(&self, what: std::fmt::Arguments<'_>) {
         if self.trace {
-            eprintln!("  {action:?}");
+            eprintln!("{what}");
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! Each seed is one run. `DATUM_SEEDS=1000 cargo test -p datum-tests --test store_random` looks further.
 
-use datum_tests::operation::{Shape, generate};
+use datum_tests::operation::{BACKLOG, CROWD, EVERYTHING, Shape, generate};
 use datum_tests::rng::Rng;
-use datum_tests::simulation::Plan;
+use datum_tests::simulation::{NOW_AND_THEN_SLOW, Plan};
 
 fn plan(test: &'static str, shape: Shape) -> Plan {
     Plan {
@@ -14,6 +14,8 @@ fn plan(test: &'static str, shape: Shape) -> Plan {
         shape,
         length: 60,
         may_fill: false,
+        mix: EVERYTHING,
+        background: NOW_AND_THEN_SLOW,
     }
 }
 
@@ -51,10 +53,31 @@ fn a_pool_that_fills_up() {
     plan.explore(12);
 }
 
+/// Many writers in flight on a pool that they fill up and empty again.
+#[test]
+fn a_crowd_on_little_space() {
+    let plan = plan("a_crowd_on_little_space", Shape::crowded());
+    Plan { members: vec![4096], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(16);
+}
+
+#[test]
+fn a_crowd_on_two_members() {
+    let plan = plan("a_crowd_on_two_members", Shape::crowded());
+    Plan { members: vec![4096, 4097], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(16);
+}
+
+/// Releases and drop jobs that pile up.
+#[test]
+fn a_backlog_of_releases() {
+    let plan = plan("a_backlog_of_releases", Shape::wide());
+    let plan = Plan { members: vec![4096], may_fill: true, length: 100, mix: BACKLOG, ..plan };
+    Plan { background: &[20, 0, 0], ..plan }.explore(40);
+}
+
 /// Replaying a seed is worth nothing unless the store itself is deterministic.
 #[test]
 fn one_seed_is_one_run() {
     let plan = plan("one_seed_is_one_run", Shape::tall());
-    let operations = generate(&mut Rng::new(11), 60);
+    let operations = generate(&mut Rng::new(11), 60, EVERYTHING);
     assert_eq!(plan.run(11, &operations, false), plan.run(11, &operations, false));
 }

@@ -2,9 +2,12 @@
 
 use super::{World, fail};
 use crate::action::Action;
+use crate::content::BLOCK_SIZE;
+use crate::executor::BoxFuture;
 use crate::model::Candidate;
-use crate::orders::{Member, may_be_refused};
+use crate::orders::{Member, may_be_refused, side_by_side};
 use datum_store::{BlockIndex, Error, ErrorKind};
+use std::collections::BTreeSet;
 
 /// Reads that one reader does beside other work.
 const READS_BESIDE: usize = 12;
@@ -71,6 +74,47 @@ impl World {
         done
     }
 
+    /// Has clients do their requests side by side, each one after the other; where none meets another's. They may be
+    /// refused for want of space, and then it must be true: not where the pool had as much as all of them could need.
+    pub fn rush(&mut self, clients: &[Vec<Action>]) {
+        let room = self.room();
+        let mut work: Vec<BoxFuture<'static, Vec<Result<(), Error>>>> = Vec::new();
+        for client in clients {
+            let mut requests = Vec::new();
+            for action in client {
+                self.note(action);
+                requests.push(self.prepare(action));
+            }
+            work.push(Box::pin(async move {
+                let mut replies = Vec::new();
+                for request in requests {
+                    replies.push(request.await.map(drop));
+                }
+                replies
+            }));
+        }
+        let fates = self.executor.run_all(work);
+        let mut done: Vec<Vec<Action>> = Vec::new();
+        for (client, replies) in clients.iter().zip(fates) {
+            let mut own = Vec::new();
+            for (action, reply) in client.iter().zip(replies) {
+                match reply {
+                    Ok(()) => own.push(action.clone()),
+                    Err(error) => demand_reason(action, &error, room, need(clients)),
+                }
+            }
+            done.push(own);
+        }
+        let reached = side_by_side(&self.model.state, &done, self.incarnation);
+        self.call(async |pool| pool.flush().await).unwrap_or_else(fail("flush"));
+        self.settle(vec![Candidate::exactly(reached)]);
+    }
+
+    /// Blocks that clients' writes can have by what the pool says.
+    pub fn room(&self) -> u64 {
+        self.pool().status().available_bytes / BLOCK_SIZE as u64
+    }
+
     /// Starts a commit that goes on beside what follows.
     pub fn commit_beside(&mut self) {
         let pool = self.pool();
@@ -112,4 +156,49 @@ impl World {
         }
         self.act(Action::Flush);
     }
+}
+
+/// Demands that a refusal be for want of space, and that so much space was not there.
+pub fn demand_reason(action: &Action, error: &Error, room: u64, need: u64) {
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{action:?}: {error} {:?}", error.observations());
+    assert!(room < need, "{action:?}: {error}, with room for {room} blocks where {need} are enough");
+}
+
+/// Blocks of metadata that nobody here needs more of at a time, whatever else is done: paths of the object table, of the
+/// free map, what both allocation windows keep from each other.
+const SLACK: u64 = 512;
+
+/// More blocks than clients can need at any time, however their requests come together: a place for each block that they
+/// write, another while it is being overwritten, and the nodes above, which a commit may hold twice.
+pub fn need(clients: &[Vec<Action>]) -> u64 {
+    let mut written: BTreeSet<(&str, u64)> = BTreeSet::new();
+    let mut nodes: BTreeSet<(&str, u64, u64)> = BTreeSet::new();
+    let mut under_way = 0;
+    for client in clients {
+        let mut largest = 0;
+        for action in client {
+            let (volume, first, count) = match action {
+                Action::Write { volume, first, contents } => (volume, *first, contents.len() as u64),
+                Action::WritePartial { volume, block, .. } => (volume, *block, 1),
+                Action::Trim { volume, first, count } => {
+                    nodes.extend(paths(volume, *first));
+                    nodes.extend(paths(volume, first + count - 1));
+                    continue;
+                }
+                _ => continue,
+            };
+            largest = largest.max(count);
+            for block in first..first + count {
+                written.insert((volume, block));
+                nodes.extend(paths(volume, block));
+            }
+        }
+        under_way += largest;
+    }
+    written.len() as u64 + under_way + 4 * nodes.len() as u64 + SLACK
+}
+
+/// The nodes above a block.
+fn paths(volume: &str, block: u64) -> impl Iterator<Item = (&str, u64, u64)> {
+    (1..=5).map(move |level| (volume, level, block >> (7 * level)))
 }
