@@ -97,6 +97,10 @@ pub(crate) struct Volume {
     pub(crate) cloned: bool,
     /// A revert may hold it.
     pub(crate) reverted: bool,
+    /// Somebody wanted another name for it.
+    pub(crate) renamed: bool,
+    /// Somebody wanted it to wait. It then keeps its name, by which it is let go of in the end.
+    pub(crate) suspended: bool,
     /// When somebody first used force.
     pub(crate) forced: Tick,
 }
@@ -112,6 +116,8 @@ impl Volume {
             busy: false,
             cloned: false,
             reverted: false,
+            renamed: false,
+            suspended: false,
             forced: NEVER,
         }
     }

@@ -161,7 +161,8 @@ pub(super) fn draft(judge: &mut Judge, rng: &mut Rng, first: bool) -> Option<Dra
             let needs = [exists, idle];
             Draft::new("volume.resize", params).needs(needs)
         }
-        9 if rng.chance(60) && !stays(volume) => {
+        9 if rng.chance(60) && !stays(volume) && !judge.volumes[volume].suspended => {
+            judge.volumes[volume].renamed = true;
             let new = judge.fresh("v");
             let needs = [exists, Need::NoVolume(new.clone()), Need::Still(volume)];
             Draft::new("volume.rename", json!({ "name": name, "new_name": new })).needs(needs)
@@ -184,7 +185,10 @@ pub(super) fn draft(judge: &mut Judge, rng: &mut Rng, first: bool) -> Option<Dra
             let needs = [exists, has_checkpoint(&checkpoint), Need::Idle(volume)];
             Draft::new("volume.revert", params).needs(needs).then(Then::Revert)
         }
-        14 if first => Draft::new("volume.suspend", json!({ "volume": name })).needs([exists]),
+        14 if first && !judge.volumes[volume].renamed => {
+            judge.volumes[volume].suspended = true;
+            Draft::new("volume.suspend", json!({ "volume": name })).needs([exists])
+        }
         15 => Draft::new("volume.resume", json!({ "volume": name })).needs([exists]),
         16..20 if points < 7 => {
             let new = judge.fresh("c");
