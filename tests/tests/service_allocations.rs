@@ -22,14 +22,5 @@ fn no_allocation_of_the_service_that_fails_loses_anything() {
     let (stride, long_stride) = if full { (1, 1) } else { STRIDES };
     let name = "no_allocation_of_the_service_that_fails_loses_anything";
     let report = explore(Test { program: "service_allocations", name }, workloads(stride, long_stride), 2);
-    println!("{}", report.table());
-    assert!(
-        report.failures.is_empty(),
-        "{} failures; the first: {}",
-        report.failures.len(),
-        report.failures[0]
-    );
-    assert!(report.resets > 0 && report.refusals > 0, "the two ways to end are both there");
-    let (bytes, case) = &report.largest_reset;
-    assert!(*bytes <= ASKED_BYTES_MIN, "{case} resets the machine for want of {bytes} bytes");
+    report.judge(ASKED_BYTES_MIN);
 }

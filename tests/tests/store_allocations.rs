@@ -23,14 +23,5 @@ fn no_allocation_that_fails_loses_anything() {
     let full = std::env::var("DATUM_SCALE").is_ok_and(|scale| scale == "full");
     let test = Test { program: "store_allocations", name: "no_allocation_that_fails_loses_anything" };
     let report = explore(test, workloads(if full { 1 } else { STRIDE }), 2);
-    println!("{}", report.table());
-    assert!(
-        report.failures.is_empty(),
-        "{} failures; the first: {}",
-        report.failures.len(),
-        report.failures[0]
-    );
-    assert!(report.resets > 0 && report.refusals > 0, "the two ways to end are both there");
-    let (bytes, case) = &report.largest_reset;
-    assert!(*bytes <= RESET_BYTES_MAX, "{case} resets the machine for want of {bytes} bytes");
+    report.judge(RESET_BYTES_MAX);
 }

@@ -14,3 +14,4 @@ pub mod control;
 pub mod limits;
 pub mod name;
 pub mod nbd;
+pub mod size;

@@ -1,9 +1,10 @@
 //! What a command answers with. Most build a JSON value. A page of extents may be long, and is text a client waits for:
 //! it is written from what was found, with no value in between.
 
-use crate::memory::{room_for, text_bytes};
+use crate::memory::room_for;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use datum_protocol::size::text_bytes;
 use datum_store::{Content, Result};
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -7,7 +7,7 @@ use crate::appliance::Appliance;
 use crate::environment::Environment;
 use crate::events::Subscription;
 use crate::limits::LIST_MAX;
-use crate::memory::{room_for, text_bytes};
+use crate::memory::room_for;
 use crate::port::{Chunk, Disconnected, Port};
 use crate::sessions::Session;
 use crate::signal::Signal;
@@ -25,6 +25,7 @@ use datum_protocol::console::{
     render_event,
 };
 use datum_protocol::control::{Command, ErrorKind, ErrorObject};
+use datum_protocol::size::text_bytes;
 use datum_store::device::BlockDevice;
 use datum_store::{Error, Name, Result as StoreResult};
 use futures_util::future::{Either, select};

@@ -235,6 +235,20 @@ impl Report {
         }
     }
 
+    /// Shows what came out, and demands that nothing failed, that both ways to end were seen, and that no allocation above
+    /// `reset_bytes_max` ended in a reset.
+    ///
+    /// # Panics
+    /// Where that is not so.
+    pub fn judge(&self, reset_bytes_max: usize) {
+        println!("{}", self.table());
+        let failures = &self.failures;
+        assert!(failures.is_empty(), "{} failures; the first: {}", failures.len(), failures[0]);
+        assert!(self.resets > 0 && self.refusals > 0, "the two ways to end are both there");
+        let (bytes, case) = &self.largest_reset;
+        assert!(*bytes <= reset_bytes_max, "{case} resets the machine for want of {bytes} bytes");
+    }
+
     /// As lines of a table.
     pub fn table(&self) -> String {
         let (bytes, case) = &self.largest_reset;

@@ -6,11 +6,11 @@
 use super::human::size_text;
 use crate::control::ErrorObject;
 use crate::limits::CONSOLE_COLUMN_MAX;
+use crate::size::text_bytes;
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt::{self, Write};
 use serde_json::{Map, Value};
 
 /// Columns that come first, in this order; the others follow by the alphabet.
@@ -43,7 +43,7 @@ pub fn render_bytes_max(result: &Value) -> usize {
         Value::Object(object) => object.values().map(cells_max).sum(),
         other => cells_max(other),
     };
-    SHOWN_TIMES * json_bytes(result) + CELL_BYTES_MAX * tables
+    SHOWN_TIMES * text_bytes(result) + CELL_BYTES_MAX * tables
 }
 
 /// Cells of a list that is shown as a table, at most: rows may have fields that others lack.
@@ -51,21 +51,6 @@ fn cells_max(list: &Value) -> usize {
     let rows = list.as_array().map(Vec::as_slice).unwrap_or_default();
     let fields = rows.iter().filter_map(Value::as_object).map(Map::len).max().unwrap_or_default();
     (rows.len() + 1) * (fields + FIELDS_LACKING)
-}
-
-/// Bytes of a value as JSON; none are kept.
-fn json_bytes(value: &Value) -> usize {
-    struct Count(usize);
-    impl Write for Count {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0 += text.len();
-            Ok(())
-        }
-    }
-    let mut count = Count(0);
-    // Counting cannot fail; what cannot be written is short.
-    let _ = write!(count, "{value}");
-    count.0
 }
 
 /// Shows an error and its causes.
