@@ -21,6 +21,7 @@ const SLAB_BYTES: usize = 64 << 10;
 pub const REGIONS_MAX: usize = 8;
 /// Large requests are rounded up to this, so that the back end does not crumble.
 const PAGE_BYTES: usize = 4096;
+
 /// Heap figures in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {

@@ -37,6 +37,7 @@ struct FlushState {
 }
 
 /// The requests of clients, as far as background work gives way to them.
+#[derive(Default)]
 pub(crate) struct Traffic {
     inside: Cell<usize>,
     ended: Cell<u64>,
@@ -47,10 +48,6 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    fn new() -> Self {
-        Self { inside: Cell::new(0), ended: Cell::new(0), seen: Cell::new(0), due: Changed::new() }
-    }
-
     pub(crate) fn enter(&self) {
         self.inside.set(self.inside.get() + 1);
     }
@@ -108,7 +105,7 @@ impl<D: BlockDevice> Shell<D> {
             engine: RefCell::new(engine),
             changed: Changed::new(),
             gates: Gates::default(),
-            traffic: Traffic::new(),
+            traffic: Traffic::default(),
             loading: RefCell::new(BTreeSet::new()),
             readers_awaited: Cell::new(0),
             committing: Cell::new(false),
@@ -227,10 +224,9 @@ impl<D: BlockDevice> Shell<D> {
         let mut engine = self.engine.borrow_mut();
         engine.counters.checksum_errors += 1;
         let name = self.devices.get(pointer.address.member()).map_or("?", |device| device.name());
-        let block = pointer.address.block();
         let message = format_args!("disk {name} returned a wrong block; restore the data from a backup");
         Error::new(ErrorKind::Corrupt, message)
-            .observed(format_args!("checksum mismatch at block {block} of disk {name}"))
+            .observed(format_args!("checksum mismatch at {}", self.place(pointer.address)))
     }
 
     /// The member behind an address; a wrong one in a verified tree is damage all the same.
