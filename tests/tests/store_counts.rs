@@ -142,6 +142,28 @@ fn an_opening_reads_no_record_by_itself() {
     story.world.verify();
 }
 
+/// Whenever the power goes, what is to be replayed is bounded: by the nodes where writes lie apart, by records where they
+/// do not, on a pool whose nodes all fit in memory and whose log is far from full.
+#[test]
+fn an_opening_has_a_bounded_amount_to_replay() {
+    let setup = Setup { members: vec![1 << 20], cache_blocks: 1 << 16, seed: 11 };
+    let size = 1 << 31;
+    let mut story = Story::with(&setup, size);
+    let mut most = (0, 0);
+    for (apart, flushed) in [(size / 10_007, 3_000), (size / 10_007, 1_000), (1, 1_300)] {
+        for write in 0..flushed {
+            story.w((write * 7919) % 10_007 * apart);
+            story.flush();
+        }
+        let images = story.world.power_off(PowerLoss::Nothing);
+        story.world.power_on(images);
+        story.world.open_again();
+        let opened = story.world.pool().counters();
+        most = (most.0.max(opened.open_reads), most.1.max(opened.replayed_records));
+    }
+    assert!(most.0 <= 1_300 && most.1 <= 1_100, "{} device reads, {} records", most.0, most.1);
+}
+
 /// Checkpoint creation costs the same whatever the volume's size and contents.
 #[test]
 fn a_checkpoint_costs_the_same_on_any_volume() {

@@ -13,7 +13,7 @@ use crate::format::Address;
 use crate::format::journal::Run;
 use crate::format::object::{Record, VersionKind};
 use crate::format::superblock::Superblock;
-use crate::limits::{FREED_SEGMENT_LISTS, FREED_WORTH_SWEEPING};
+use crate::limits::{FREED_SEGMENT_LISTS, FREED_WORTH_SWEEPING, REPLAY_BLOCKS_MAX, REPLAY_NODES_MAX};
 use crate::map::{LIST_EXTENTS, chunk_index, list_indexes};
 use crate::space::Urgency;
 use crate::transaction::{Transaction, record_place};
@@ -87,6 +87,14 @@ impl Engine {
         let space = &self.forest.space;
         let possible = !space.sweeping.is_empty() || self.sweepable_end() > space.freed.sweeping;
         possible && space.freed.next - space.freed.first > FREED_SEGMENT_LISTS
+    }
+
+    /// Whether an opening would have as much to replay as it should ever have.
+    pub(crate) fn replay_is_long(&self) -> bool {
+        let ring = self.superblock.log_blocks;
+        let used = self.journal.used(ring);
+        used > REPLAY_BLOCKS_MAX.min(ring / 2)
+            || used > 0 && self.forest.cache.dirty_count() > REPLAY_NODES_MAX
     }
 
     /// Freezes everything, or stops with what is missing before anything has changed.

@@ -415,14 +415,14 @@ impl<D: BlockDevice> Shell<D> {
         }
     }
 
-    /// Whether a commit should start for want of memory or log space.
+    /// Whether a commit should start for want of memory or log space, or to keep the next opening short.
     pub(crate) fn commit_due(&self) -> bool {
         let engine = self.engine.borrow();
         let cache = &engine.forest.cache;
         self.commit_wanted.get()
             || cache.dirty_count() > cache.capacity() / 4
             || engine.journal.pending_bytes() > PENDING_BYTES_MAX
-            || engine.journal.used(engine.superblock.log_blocks) > engine.superblock.log_blocks / 2
+            || engine.replay_is_long()
             || engine.forest.space.fresh.len() > crate::limits::FREED_EXTENTS_MAX
             || engine.forest.space.allocated.len() > cache.capacity() / 4
             || engine.sweep_is_due()

@@ -40,12 +40,12 @@ const BLOCKS: u64 = 10_000;
 const WRITTEN_BYTES: u64 = GIB;
 
 /// Records between two looks at whether a commit has come.
-const STRIDE: u64 = 32;
+const STRIDE: u64 = 8;
 
 /// Left to the commit that would come next, where the log is to be full.
 const MARGIN: u64 = 3 * STRIDE;
 
-/// Metadata blocks in memory of the hosted binary, so that the log alone decides when a commit starts.
+/// Metadata blocks in memory of the hosted binary, so that only what is to be replayed decides when a commit starts.
 const CACHE_BLOCKS: &str = "262144";
 
 /// How often a log is filled anew because a commit came by time.
@@ -57,7 +57,7 @@ pub(super) fn all(bench: &Bench, report: &mut Report) -> Result<()> {
     let program = build_hosted()?;
     for (name, members, size) in POOLS {
         let pool = Pool::make(&program, members, size)?;
-        let full = pool.records_until_a_commit()?;
+        let full = pool.records_until_a_commit(Place::Scattered)?;
         let fills = if name == MAIN { &FILLS[..] } else { &[0, 100] };
         for fill in fills {
             pool.crash(full * fill / 100, Place::Scattered)?;
@@ -65,7 +65,7 @@ pub(super) fn all(bench: &Bench, report: &mut Report) -> Result<()> {
             pool.open(bench, "now")?.tell(report, &what, Some("under 100"));
         }
         if name == MAIN {
-            pool.crash(full, Place::Adjacent)?;
+            pool.crash(pool.records_until_a_commit(Place::Adjacent)?, Place::Adjacent)?;
             let what = format!("opening {name} after a crash, log 100 % full of blocks side by side");
             pool.open(bench, "now")?.tell(report, &what, Some("under 100"));
             pool.crash(full, Place::Scattered)?;
@@ -164,13 +164,13 @@ impl Pool {
     }
 
     /// How many records the log takes, each a flush after one block, before a commit starts.
-    fn records_until_a_commit(&self) -> Result<u64> {
+    fn records_until_a_commit(&self, place: Place) -> Result<u64> {
         let (mut hosted, _) = self.hosted("now")?;
         let mut client = nbd::Client::connect(&hosted.nbd_socket(), "db")?;
         let before = sample(&metrics(&mut hosted.control)?, "commits_total");
         let mut records = 0;
         while sample(&metrics(&mut hosted.control)?, "commits_total") == before {
-            self.write(&mut client, records..records + STRIDE, Place::Scattered)?;
+            self.write(&mut client, records..records + STRIDE, place)?;
             records += STRIDE;
         }
         client.disconnect()?;
