@@ -282,3 +282,53 @@ fn writers_that_wait_together_for_freed_space_all_get_some() {
         story.world.check();
     });
 }
+
+/// Carries out actions one after the other, until there is no space for one. Returns how many there was space for.
+fn until_refused(story: &mut Story, actions: impl Iterator<Item = Action>) -> u64 {
+    let mut done = 0;
+    for action in actions {
+        match story.world.attempt_alone(&action) {
+            Ok(_) => done += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{error} {:?}", error.observations());
+                break;
+            }
+        }
+    }
+    done
+}
+
+/// Trims below a checkpoint give nothing back and take nodes, and so do points: together they used up what commands may use of
+/// the reserve, and a conversion was refused like them. And where a release came to its end with so little left, it waited for
+/// space by going on with releases, its own first, until the stack was used up.
+#[test]
+fn on_a_pool_filled_by_all_means_everything_can_be_deleted_and_converted() {
+    told(4, |seed| {
+        let mut story = Story::with(&Setup { members: vec![4096], ..Setup::small(seed) }, 1 << 24);
+        let leaves = (100..500).map(|leaf| leaf * 128);
+        leaves.clone().for_each(|first| story.fill(first, 1));
+        story.checkpoint("c");
+        fill_up(&mut story, 0, 64);
+        let trims = leaves.map(|first| Action::Trim { volume: "v".into(), first, count: 1 });
+        assert!(until_refused(&mut story, trims) < 400, "there was space for every trim");
+        let (volume, point) = (|| "v".to_owned(), |number: u64| format!("p{number}"));
+        let points = (0..).map(|number| match number % 2 {
+            0 => Action::CreateRefpoint { volume: volume(), name: point(number), time: 0 },
+            _ => Action::CreateCheckpoint { volumes: vec![volume()], name: point(number), time: 0 },
+        });
+        let points = until_refused(&mut story, points);
+        let mut removals: Vec<Action> = (0..points)
+            .map(|number| match number % 2 {
+                0 => Action::DeleteRefpoint { volume: volume(), name: point(number) },
+                _ => Action::DeleteCheckpoint { volume: volume(), name: point(number) },
+            })
+            .chain([Action::ConvertCheckpoint { volume: volume(), name: "c".into(), refpoint: "c".into() }])
+            .collect();
+        story.world.rng.shuffle(&mut removals);
+        for removal in removals {
+            story.world.attempt_alone(&removal).unwrap_or_else(|error| panic!("{removal:?}: {error}"));
+        }
+        story.fill(0, 200);
+        story.end();
+    });
+}

@@ -204,8 +204,15 @@ impl Engine {
             body => {
                 let mut transaction = Transaction::of(self, operation);
                 let applied = transaction.perform(body)?;
-                let plan = transaction.finish(Urgency::Administration)?;
-                plan.apply(self);
+                let removes = matches!(
+                    body,
+                    Body::DeleteVolume { .. }
+                        | Body::ConvertCheckpoint { .. }
+                        | Body::DeleteCheckpoint { .. }
+                        | Body::DeleteRefpoint { .. }
+                );
+                let urgency = if removes { Urgency::Removal } else { Urgency::Administration };
+                transaction.finish(urgency)?.apply(self);
                 Ok(applied)
             }
         }

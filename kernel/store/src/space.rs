@@ -31,8 +31,10 @@ pub(crate) enum Purpose {
 pub(crate) enum Urgency {
     /// A client's write: leaves the whole reserve.
     Write,
-    /// What frees space or administers: may use half of it.
+    /// Commands, trims, and the nodes of a write: may use half of it.
     Administration,
+    /// Commands that delete or convert: may use more, or the others could leave none for them.
+    Removal,
     /// What gives space back that was freed by a command: may use more than the commands.
     Release,
     /// A commit, without which nothing is ever freed: may use all.
@@ -143,6 +145,7 @@ impl Space {
             _ if self.replaying => 0,
             Urgency::Write => self.reserve,
             Urgency::Administration => self.reserve / 2,
+            Urgency::Removal => self.reserve / 8 * 3,
             Urgency::Release => self.reserve / 4,
             Urgency::Commit => 0,
         }
