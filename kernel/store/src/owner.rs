@@ -12,7 +12,7 @@ use crate::format::Address;
 use crate::format::owner::Mark;
 use crate::format::pointer::{Checksummer, zeroed_block};
 use crate::format::superblock::SLOTS;
-use crate::open::newest_superblock;
+use crate::probe::newest_superblock;
 use crate::shell::Shell;
 
 /// Where the owner's mark lies on member 0; the challenger's follows.

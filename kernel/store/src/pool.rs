@@ -3,7 +3,6 @@
 mod points;
 mod volumes;
 
-use crate::check;
 use crate::device::{BLOCK_SIZE, BlockDevice};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -11,12 +10,12 @@ use crate::forest::{Step, Stop};
 use crate::format::journal::Body;
 use crate::format::owner::Mark;
 use crate::limits::STEP_POINTERS;
-use crate::open;
 use crate::shell::Shell;
 use crate::sync::{Changed, yield_now};
 use crate::token::Token;
 use crate::transaction::Transaction;
 use crate::types::{CheckReport, Counters, MemberInfo, Name, ObjectId, PoolStatus};
+use crate::{check, create, open};
 use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -146,7 +145,7 @@ impl<D: BlockDevice> Pool<D> {
     /// # Errors
     /// `Device` names the first device that is not blank, too small or read-only; nothing is written then.
     pub async fn create(devices: Vec<D>, new: NewPool, config: Config) -> Result<Self> {
-        open::create(devices, new, config).await.map(Self)
+        create::create(devices, new, config).await.map(Self)
     }
 
     /// Opens the pool whose members these devices all are, in any order. `incarnation`: random, of this

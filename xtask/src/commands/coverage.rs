@@ -24,8 +24,10 @@ const PACKAGES: [&str; 6] =
     ["datum-drivers", "datum-store", "datum-protocol", "datum-service", "datum-tests", "datum-fuzz"];
 
 /// What reads disks after whatever happened, and what reads clients.
-const CHOSEN: [&str; 5] = [
-    "kernel/store/src/open",
+const CHOSEN: [&str; 7] = [
+    "kernel/store/src/probe.rs",
+    "kernel/store/src/open.rs",
+    "kernel/store/src/replay.rs",
     "kernel/store/src/format/",
     "kernel/store/src/journal.rs",
     "kernel/store/src/owner.rs",
