@@ -1,6 +1,7 @@
 //! A disk at one moment of its life: what is safe, and what a power loss may take, tear or leave.
 
-use super::{Contents, DiskImage, SECTOR_SIZE, SimulatedDisk, Stored, torn, weight_of};
+use super::image::{Contents, Stored, weight_of};
+use super::{DiskImage, SECTOR_SIZE, SimulatedDisk, torn};
 use datum_store::device::{BLOCK_SIZE, Geometry};
 use std::rc::Rc;
 

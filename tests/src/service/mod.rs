@@ -2,8 +2,9 @@
 //! and clients that follow scripts. One seed names one run.
 //!
 //! `machine` and `wire` are the hardware, `client` (over `nbd`) and `control` the clients, `log`, `block` and
-//! `judge` decide whether an answer is right, `audit` looks at everything after a recovery, and `run` puts lives of the
-//! machine in a row, shrinks what fails and says how to replay it. `scarcity` lets memory run out.
+//! `judge` decide whether an answer is right, and `audit` looks at everything after a recovery. `plan` draws what happens,
+//! `run` puts lives of the machine in a row, `seeds` runs many, shrinks what fails and says how to replay it. `scarcity` lets
+//! memory run out.
 
 mod audit;
 mod block;
@@ -13,11 +14,13 @@ mod judge;
 mod log;
 mod machine;
 mod nbd;
+mod plan;
 mod run;
 pub mod scarcity;
+mod seeds;
 mod wire;
 
-pub use run::{Failure, Options, Report, replay, run, trace};
+pub use seeds::{Failure, Options, Report, replay, run, trace};
 
 use judge::Judge;
 use machine::Simulated;
