@@ -35,9 +35,10 @@ pub(crate) const OBJECTS_FOR_RETURNS: u64 = 1 << 20;
 pub(crate) const RECORD_BLOCKS_MAX: u64 = 64;
 /// Bytes of operations that wait for a flush before a commit starts instead.
 pub(crate) const PENDING_BYTES_MAX: usize = 240 << 10;
-/// Nodes that the records of the log have changed, and blocks of the log, at which a commit starts: so many an opening
-/// reads, changes and writes again after a crash, however large the pool is.
+/// Nodes that the records of the log have changed at which a commit starts: so many an opening reads, changes and writes
+/// again after a crash, however large the pool is.
 pub(crate) const REPLAY_NODES_MAX: usize = 1024;
+/// Blocks of the log at which a commit starts, each a record that an opening has to replay or a part of one.
 pub(crate) const REPLAY_BLOCKS_MAX: u64 = 1024;
 /// Leaf nodes that a trim frees on the spot; beyond, a drop job does it.
 pub(crate) const TRIM_INLINE_LEAVES: u64 = 32;
