@@ -128,13 +128,16 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
     async fn run(&self, command: Command, json: bool) -> Result<(), Disconnected> {
         self.session.count(&self.session.requests, 1);
         let subscribes = matches!(command, Command::EventSubscribe {});
+        let only_asks = command.only_asks();
         let executed = pin!(self.appliance.execute(command));
         let left = pin!(self.port.left());
         // It may wait for a suspended volume, which perhaps only the next person resumes.
         let Either::Left((outcome, _)) = select(executed, left).await else { return Err(Disconnected) };
         let no_memory = |error| ErrorObject::new(ErrorKind::NoMemory, error);
         let value = outcome.and_then(|answer| answer.into_value().map_err(no_memory));
-        let text = match value.and_then(|result| roomy(result, json)) {
+        // Of what was done nobody may say that it was refused, and that is told in few words.
+        let shown = if only_asks { value.and_then(|result| roomy(result, json)) } else { value };
+        let text = match shown {
             Ok(result) if json => format!("{result}\n"),
             Ok(result) => render(&result),
             Err(error) => render_error(&error),

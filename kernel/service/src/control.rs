@@ -92,6 +92,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'
             Err(bad) => return self.refuse(bad).await,
         };
         let subscribes = matches!(call.command, Command::EventSubscribe {});
+        let only_asks = call.command.only_asks();
         let executed = pin!(self.appliance.execute(call.command));
         let left = pin!(self.port.left());
         // It may wait for a suspended volume, which perhaps only the next client resumes.
@@ -100,8 +101,12 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'
             self.subscribe();
         }
         let Some(id) = call.id else { return Ok(()) };
-        // A text that grows moves from one piece of memory to one of twice the size.
-        let room = outcome.as_ref().map_or(Ok(()), |result| room_for(3 * result.text_bytes()));
+        // A text that grows moves from one piece of memory to one of twice the size. Of what was done nobody may say that
+        // it was refused, and that is told in few words.
+        let room = match &outcome {
+            Ok(result) if only_asks => room_for(3 * result.text_bytes()),
+            _ => Ok(()),
+        };
         self.send(match (&outcome, room) {
             (Ok(result), Ok(())) => encode::response(&id, result),
             (Ok(_), Err(error)) => encode::error(&id, &ErrorObject::new(ErrorKind::NoMemory, error)),

@@ -368,6 +368,7 @@ pub fn workloads(stride: usize) -> Vec<Workload> {
             spelling: format!("{}:{}", prelude.name, work.word()),
             word: work.word().into(),
             stride,
+            last: 0,
         }));
     }
     workloads

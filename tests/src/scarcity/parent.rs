@@ -89,6 +89,8 @@ pub struct Workload {
     pub word: String,
     /// One allocation in so many fails, and each large one.
     pub stride: usize,
+    /// So many fail at its end, where it is answered.
+    pub last: u64,
 }
 
 impl Workload {
@@ -147,11 +149,12 @@ impl Shared {
         let mut numbers: BTreeSet<u64> =
             (0..count).skip(number % workload.stride).step_by(workload.stride).collect();
         numbers.extend(large);
+        numbers.extend(count.saturating_sub(workload.last)..count);
         for after in numbers {
             let case = workload.case(after);
             match self.run(&case) {
                 Ok(end) => self.note(|report| report.count(workload, &case, &end)),
-                Err(what) => return self.fail(&case, &what),
+                Err(what) => self.fail(&case, &what),
             }
         }
     }
@@ -243,6 +246,10 @@ impl Report {
     pub fn judge(&self, reset_bytes_max: usize) {
         println!("{}", self.table());
         let failures = &self.failures;
+        failures
+            .iter()
+            .filter_map(|what| what.lines().last())
+            .for_each(|replay| println!("failed; {replay}"));
         assert!(failures.is_empty(), "{} failures; the first: {}", failures.len(), failures[0]);
         assert!(self.resets > 0 && self.refusals > 0, "the two ways to end are both there");
         let (bytes, case) = &self.largest_reset;

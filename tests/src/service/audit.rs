@@ -396,7 +396,12 @@ impl Judge {
     /// What must be there is, and what must not is not.
     fn there_or_not(&self, volume: VolumeId, shown: Option<&Shown>, look: Look) -> Result<(), String> {
         let known = &self.volumes[volume];
-        for (name, life) in &known.names {
+        for (at, (name, life)) in known.names.iter().enumerate() {
+            // A rename that was refused may have been asked for again.
+            let again = known.names[at + 1..].iter().any(|(later, _)| later == name);
+            if again && self.log.op(life.born).void {
+                continue;
+            }
             self.lives(life, self.is_found(volume, name), look)
                 .map_err(|what| format!("volume {name} {what}"))?;
         }

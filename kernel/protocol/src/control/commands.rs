@@ -79,6 +79,29 @@ macro_rules! commands {
 }
 
 impl Command {
+    /// Whether it only asks: it can then be refused even after it was carried out.
+    pub fn only_asks(&self) -> bool {
+        matches!(
+            self,
+            Self::SystemInfo { .. }
+                | Self::SystemMetrics { .. }
+                | Self::DeviceList { .. }
+                | Self::PoolStatus { .. }
+                | Self::VolumeList { .. }
+                | Self::VolumeShow { .. }
+                | Self::CheckpointList { .. }
+                | Self::CheckpointShow { .. }
+                | Self::RefpointList { .. }
+                | Self::RefpointShow { .. }
+                | Self::RefpointToken { .. }
+                | Self::ChangesQuery { .. }
+                | Self::AllocatedQuery { .. }
+                | Self::JobList { .. }
+                | Self::JobShow { .. }
+                | Self::SessionList { .. }
+        )
+    }
+
     /// Finds the method and checks the parameters, all of them.
     pub fn from_arguments(method: &str, arguments: Vec<(String, Value)>) -> Result<Self, ErrorObject> {
         let spec = find(method)?;

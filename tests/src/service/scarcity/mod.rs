@@ -43,12 +43,17 @@ const STEPS: u64 = 40_000_000;
 /// The machine starts, and nobody asks for anything.
 const START: &str = "start";
 
-/// Everything that is asked for, one allocation in `stride` failing; of pools that take long to make, fewer.
+/// Allocations that a command makes once it is carried out, or some more.
+const ANSWERING: u64 = 8;
+
+/// Everything that is asked for, one allocation in `stride` failing; of pools that take long to make, fewer; and each of
+/// those with which a command is answered, which must not say that it was refused.
 pub fn workloads(stride: usize, long_stride: usize) -> Vec<Workload> {
-    let start = Workload { spelling: START.into(), word: START.into(), stride };
+    let start = Workload { spelling: START.into(), word: START.into(), stride, last: 0 };
     let others = works().into_iter().map(|work| Workload {
         stride: if work.pool == Pool::Long { long_stride } else { stride },
         word: work.word().into(),
+        last: if matches!(work.asks[..], [Ask::Command(..)]) { ANSWERING } else { 0 },
         spelling: work.name,
     });
     [start].into_iter().chain(others).collect()
