@@ -1,9 +1,10 @@
 //! Pools of 1 to 16 members, and every wrong set of disks: refused by kind, and left untouched.
 
-use datum_store::{Config, ErrorKind, NewPool, Pool, Probe, probe};
+use datum_store::{BlockDevice, Config, ErrorKind, NewPool, Pool, Probe, probe};
 use datum_tests::action::Action;
 use datum_tests::disk::{DiskImage, PowerLoss};
 use datum_tests::executor::Executor;
+use datum_tests::fault::{Request, Rule};
 use datum_tests::perform::{Disk, name};
 use datum_tests::story::Story;
 use datum_tests::world::{Setup, World};
@@ -125,6 +126,55 @@ fn a_grown_member_opens_whole_or_not_at_all() {
     match world.open() {
         Ok(()) => world.verify(),
         Err(error) => assert_eq!(error.kind(), ErrorKind::Device),
+    }
+}
+
+/// A member put back to what it was two commits ago: the pool says which, serves what can be read, and writes nothing.
+#[test]
+fn a_member_of_an_older_day_is_told() {
+    for old in 0..2 {
+        let (mut world, earlier) = two_members(3);
+        world.power_on(earlier.clone());
+        world.open_again();
+        world.call(async |pool| pool.commit().await).expect("committed");
+        let images = world.power_off(PowerLoss::Nothing);
+        let mut mixed = images.clone();
+        mixed[old] = earlier[old].clone();
+        world.power_on(mixed);
+        world.open().expect("what can be read is served");
+        let reason = world.pool().status().read_only.expect("a pool with a lost day takes no writes");
+        assert!(reason.contains(&format!("disk vd{old} is of an older day")), "{reason}");
+        world.executor.idle();
+        assert!(world.disks.iter().all(|disk| disk.inner().unflushed() == 0), "nothing is written");
+        world.power_off(PowerLoss::Nothing);
+        world.power_on(images);
+        world.open_again();
+        world.verify();
+        assert_eq!(world.pool().status().read_only, None);
+    }
+}
+
+/// A disk that takes no superblock, however often the pool is opened meanwhile, is not one of an older day.
+#[test]
+fn a_member_that_missed_the_newest_commit_gets_it_before_the_next() {
+    for bad in 0..2 {
+        let (mut world, mut images) = two_members(4);
+        for _ in 0..4 {
+            world.power_on(images);
+            let blocks = world.disks[bad].geometry().blocks;
+            for superblocks in [0..2, (blocks - 2)..blocks] {
+                world.disks[bad].add(Rule::always(Request::Write).within(superblocks));
+            }
+            world.open().expect("it can be read");
+            assert!(world.pool().status().read_only.is_some(), "no commit can be written");
+            world.verify();
+            images = world.power_off(PowerLoss::Everything);
+        }
+        world.power_on(images);
+        world.open_again();
+        assert_eq!(world.pool().status().read_only, None);
+        world.verify();
+        world.check();
     }
 }
 

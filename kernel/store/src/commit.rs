@@ -214,7 +214,7 @@ impl<D: BlockDevice> Shell<D> {
             let log = engine.journal.seal();
             replayed.unwrap_or(log)
         };
-        self.write_superblocks(&Superblock { log, ..frozen.superblock.clone() }).await?;
+        self.write_superblocks(&Superblock { log, ..frozen.superblock.clone() }, |_| true).await?;
         self.install_commit(frozen, log);
         self.heed_contradictions()
     }
@@ -250,11 +250,15 @@ impl<D: BlockDevice> Shell<D> {
         stream::iter(requests).buffer_unordered(COMMIT_WRITES).try_collect::<()>().await
     }
 
-    /// Writes a superblock to its slot at both ends of every member, and flushes.
-    pub(crate) async fn write_superblocks(&self, superblock: &Superblock) -> Result<()> {
+    /// Writes a superblock to its slot at both ends of each member chosen, and flushes.
+    pub(crate) async fn write_superblocks(
+        &self,
+        superblock: &Superblock,
+        chosen: impl Fn(usize) -> bool,
+    ) -> Result<()> {
         let slot = (superblock.commit % SLOTS) as usize;
         let mut writes = Vec::new();
-        for (member, &blocks) in superblock.members.iter().enumerate() {
+        for (member, &blocks) in superblock.members.iter().enumerate().filter(|(member, _)| chosen(*member)) {
             let bytes = Superblock { member: member as u8, ..superblock.clone() }.encode();
             let places = superblock_places(blocks);
             for place in [places[slot], places[slot + SLOTS as usize]] {

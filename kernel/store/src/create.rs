@@ -48,7 +48,7 @@ pub(crate) async fn create<D: BlockDevice>(
     let superblock = first_superblock(&new, &members);
     let engine = Engine::new(superblock.clone(), config, new.incarnation);
     let shell = Shell::new(devices, engine);
-    shell.write_superblocks(&superblock).await?;
+    shell.write_superblocks(&superblock, |_| true).await?;
     shell.mark_owner(Mark { who: new.incarnation, answered: 0 }).await?;
     shell.engine.borrow_mut().lay_out(&superblock);
     let root = |engine: &mut Engine| {

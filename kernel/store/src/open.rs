@@ -24,21 +24,16 @@ pub(crate) async fn open<D: BlockDevice>(
     incarnation: u64,
     config: Config,
 ) -> Result<Rc<Shell<D>>> {
-    let (devices, superblock) = assemble(devices).await?;
-    let reads_before = devices.len() as u64 * 4;
-    let read_only = devices.iter().find(|device| device.geometry().read_only).map(|d| String::from(d.name()));
-    let writable = superblock.writable();
+    let (members, superblock) = assemble(devices).await?;
+    let reads_before = members.len() as u64 * 4;
+    let obstacle = obstacle(&members, &superblock);
+    let behind: Vec<bool> = members.iter().map(|member| member.commit < superblock.commit).collect();
+    let devices = members.into_iter().map(|member| member.device).collect();
     let engine = Engine::new(superblock, config, incarnation);
     let shell = Shell::new(devices, engine);
     shell.engine.borrow_mut().counters.device_reads = reads_before;
-    if let Some(disk) = read_only {
-        let message = format_args!("disk {disk} is read-only; attach it writable to change anything");
-        shell.engine.borrow_mut().failed = Some(Error::new(ErrorKind::ReadOnly, message));
-    } else if !writable {
-        let message = "a later version of Datum made this pool; this one can only read it";
-        shell.engine.borrow_mut().failed = Some(Error::new(ErrorKind::ReadOnly, message));
-    }
-    if let Some(loss) = restore(&shell).await {
+    shell.engine.borrow_mut().failed = obstacle;
+    if let Some(loss) = restore(&shell, &behind).await {
         shell.engine.borrow_mut().failed.get_or_insert(loss);
     }
     let generation = next(shell.engine.borrow().superblock.log_generation, "numbers of openings");
@@ -68,9 +63,33 @@ pub(crate) async fn open<D: BlockDevice>(
     Ok(shell)
 }
 
+/// What keeps this pool, as these disks have it, from being written to.
+fn obstacle<D: BlockDevice>(members: &[Member<D>], newest: &Superblock) -> Option<Error> {
+    if let Some(member) = members.iter().find(|member| member.device.geometry().read_only) {
+        let disk = member.device.name();
+        let message = format_args!("disk {disk} is read-only; attach it writable to change anything");
+        return Some(Error::new(ErrorKind::ReadOnly, message));
+    }
+    if !newest.writable() {
+        let message = "a later version of Datum made this pool; this one can only read it";
+        return Some(Error::new(ErrorKind::ReadOnly, message));
+    }
+    // The superblocks of a commit are written once those of the one before are on every member.
+    let (member, lacks) =
+        members.iter().map(|member| (member, newest.commit - member.commit)).find(|(_, lacks)| *lacks > 1)?;
+    let disk = member.device.name();
+    let message = format_args!(
+        "disk {disk} is of an older day than the other disks of the pool; attach it as it was last, or copy what can be read"
+    );
+    Some(
+        Error::new(ErrorKind::ReadOnly, message)
+            .observed(format_args!("disk {disk} lacks the last {lacks} commits")),
+    )
+}
+
 /// Brings memory to where the pool stood. Returns what keeps it from being written to, if anything does:
-/// then it is as of what could be restored.
-async fn restore<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Option<Error> {
+/// then it is as of what could be restored. `behind`: whether a member lacks the newest commit.
+async fn restore<D: BlockDevice>(shell: &Rc<Shell<D>>, behind: &[bool]) -> Option<Error> {
     let damaged = |error: Error| {
         let message = format_args!("the pool was opened read-only: {}", error.message());
         let observations = error.observations().iter();
@@ -84,6 +103,12 @@ async fn restore<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Option<Error> {
         // What an earlier life wrote may still be in the devices' caches, where this one would build on it.
         (0..shell.devices.len()).for_each(|member| shell.note_written(member));
         if let Err(error) = shell.flush_members().await {
+            return Some(damaged(error));
+        }
+        // A crash or a bad disk kept the newest commit from some members. With the next one they would lack two, and that is the
+        // mark of an older day.
+        let newest = shell.engine.borrow().superblock.clone();
+        if let Err(error) = shell.write_superblocks(&newest, |member| behind[member]).await {
             return Some(damaged(error));
         }
     }
@@ -100,8 +125,15 @@ async fn restore<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Option<Error> {
     loss.unwrap_or_else(|error| Some(damaged(error)))
 }
 
+/// A disk of the pool.
+struct Member<D> {
+    device: D,
+    /// The newest commit that it knows.
+    commit: u64,
+}
+
 /// Puts the members in order and finds the newest superblock of all.
-async fn assemble<D: BlockDevice>(devices: Vec<D>) -> Result<(Vec<D>, Superblock)> {
+async fn assemble<D: BlockDevice>(devices: Vec<D>) -> Result<(Vec<Member<D>>, Superblock)> {
     let mut found: Vec<(D, Superblock)> = Vec::new();
     for device in devices {
         let name = String::from(device.name());
@@ -133,7 +165,7 @@ async fn assemble<D: BlockDevice>(devices: Vec<D>) -> Result<(Vec<D>, Superblock
     if newest.commit == 0 {
         return refuse("the creation of this pool did not finish; create it again with pool.create");
     }
-    let mut members: Vec<Option<D>> = newest.members.iter().map(|_| None).collect();
+    let mut members: Vec<Option<Member<D>>> = newest.members.iter().map(|_| None).collect();
     for (device, superblock) in found {
         let name = device.name();
         if superblock.pool != newest.pool {
@@ -157,16 +189,16 @@ async fn assemble<D: BlockDevice>(devices: Vec<D>) -> Result<(Vec<D>, Superblock
         if let Some(twin) = &members[index] {
             return refuse(format_args!(
                 "disks {} and {name} are copies of the same member; detach one",
-                twin.name()
+                twin.device.name()
             ));
         }
-        members[index] = Some(device);
+        members[index] = Some(Member { device, commit: superblock.commit });
     }
     let count = members.len();
     let mut complete = Vec::new();
     for (index, member) in members.into_iter().enumerate() {
         match member {
-            Some(device) => complete.push(device),
+            Some(member) => complete.push(member),
             None => {
                 return refuse(format_args!(
                     "member {index} of {count} of pool {} is missing; attach its disk",
