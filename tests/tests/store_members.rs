@@ -117,6 +117,25 @@ fn a_read_only_member_is_refused_or_read_only() {
     }
 }
 
+/// What lies on each member is known without looking for it: with nothing in memory, and where the pool takes no writes.
+#[test]
+fn the_status_tells_what_lies_on_each_member() {
+    let (mut world, images) = two_members(5);
+    world.power_on(images.clone());
+    world.open_again();
+    let allocated = |world: &World| -> Vec<u64> {
+        world.pool().status().members.iter().map(|member| member.allocated_bytes).collect()
+    };
+    let opened = allocated(&world);
+    assert!(opened.iter().sum::<u64>() > 300 * 4096, "{opened:?}");
+    world.call(async |pool| pool.drop_cache());
+    assert_eq!(allocated(&world), opened);
+    let images = world.power_off(PowerLoss::Nothing);
+    world.power_on(images.into_iter().map(DiskImage::read_only).collect());
+    world.open().expect("it can be read");
+    assert_eq!(allocated(&world), opened);
+}
+
 /// A grown member loses the copies at its end, not those at its start: it either opens whole or is refused, but
 /// never opens with less than all.
 #[test]

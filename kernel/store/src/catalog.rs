@@ -6,7 +6,6 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
 use crate::forest::{Step, Stop, TREE_BLOCKS};
 use crate::format::object::{List, Record, VersionKind};
-use crate::format::pointer::pointer_at;
 use crate::limits::{LIST_MAX, QUERY_POINTERS};
 use crate::names::Key;
 use crate::pool::Since;
@@ -366,10 +365,5 @@ impl Engine {
         walk.old = self.version(id)?.root;
         walk.new = self.only_child_root(id)?;
         Ok(self.forest.release_step(walk, QUERY_POINTERS)? || walk.cursor >= TREE_BLOCKS)
-    }
-
-    /// Blocks the map shows as allocated on a member, as of the last freeze.
-    pub(crate) fn member_allocated(&self, member: usize) -> u64 {
-        self.forest.load(&self.map).map_or(0, |root| pointer_at(root.block(), member).change.0)
     }
 }

@@ -12,6 +12,7 @@ use crate::forest::{Step, Stop};
 use crate::format::Address;
 use crate::format::journal::Run;
 use crate::format::object::{Record, VersionKind};
+use crate::format::pointer::pointer_at;
 use crate::format::superblock::Superblock;
 use crate::limits::{FREED_SEGMENT_LISTS, FREED_WORTH_SWEEPING, REPLAY_BLOCKS_MAX, REPLAY_NODES_MAX};
 use crate::map::{LIST_EXTENTS, chunk_index, list_indexes};
@@ -118,7 +119,7 @@ impl Engine {
         self.write_map(sweep);
         self.forest.freeze(Tree::Map, &mut blocks);
         self.map = self.forest.resolve(self.map);
-        self.forest.space.mapped = self.map.change.0;
+        let _its_root_was_just_written = self.count_mapped();
         let (mapped, total) = (self.map.change.0, self.forest.space.total());
         let what = format_args!("{mapped} of {total} blocks are allocated");
         self.forest.witness.demand(mapped <= total, what);
@@ -138,6 +139,16 @@ impl Engine {
         };
         blocks.sort_unstable();
         Ok(Frozen { blocks, superblock })
+    }
+
+    /// Takes over what the map's root says is allocated.
+    pub(crate) fn count_mapped(&mut self) -> Step<()> {
+        let root = self.forest.load(&self.map)?.block();
+        let space = &self.forest.space;
+        let members = (0..space.members.len()).map(|member| pointer_at(root, member).change.0).collect();
+        self.forest.space.mapped = self.map.change.0;
+        self.forest.space.mapped_of_members = members;
+        Ok(())
     }
 
     /// Objects whose records lag behind memory.

@@ -33,6 +33,8 @@ pub(crate) async fn open<D: BlockDevice>(
     let shell = Shell::new(devices, engine);
     shell.engine.borrow_mut().counters.device_reads = reads_before;
     shell.engine.borrow_mut().failed = obstacle;
+    // Where this fails, so does the commit at the end, and says why.
+    let _figures_for_the_status = shell.run(Engine::count_mapped).await;
     if let Some(loss) = restore(&shell, &behind).await {
         shell.engine.borrow_mut().failed.get_or_insert(loss);
     }

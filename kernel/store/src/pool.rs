@@ -244,7 +244,10 @@ impl<D: BlockDevice> Pool<D> {
                 .map(|(member, (device, &blocks))| MemberInfo {
                     name: device.name().to_string(),
                     size: blocks * block,
-                    allocated_bytes: engine.member_allocated(member).saturating_mul(block),
+                    allocated_bytes: space
+                        .mapped_of_members
+                        .get(member)
+                        .map_or(0, |blocks| blocks.saturating_mul(block)),
                 })
                 .collect(),
             total_bytes: space.total() * block,

@@ -70,8 +70,9 @@ pub(crate) struct Space {
     pub(crate) freed: FreedQueue,
     /// The extents of its oldest part that are not in the map yet.
     pub(crate) sweeping: RunSet,
-    /// Blocks the map shows as allocated.
+    /// Blocks the map shows as allocated, and of them those on each member; none of those until its root was read.
     pub(crate) mapped: u64,
+    pub(crate) mapped_of_members: Vec<u64>,
     reserve: u64,
     /// A replay takes what it needs, from the reserve too: no commit could make space for it.
     pub(crate) replaying: bool,
@@ -99,6 +100,7 @@ impl Space {
             freed: superblock.freed,
             sweeping: RunSet::new(CHUNK_BLOCKS),
             mapped: superblock.map.change.0,
+            mapped_of_members: Vec::new(),
             // Enough for several commits and a release on the smallest pool, and never a burden on a large one.
             reserve: (total / 16).clamp(512, 32_768),
             replaying: false,
