@@ -6,6 +6,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+/// What tells rustup's programs which toolchain to be.
+pub const TOOLCHAIN: &str = "RUSTUP_TOOLCHAIN";
+
 /// Tells the user what is being done, on stderr.
 pub fn say(text: impl AsRef<str>) {
     eprintln!("» {}", text.as_ref());
@@ -67,6 +70,13 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(crate::workspace::root());
+    command
+}
+
+/// The `cargo` of another toolchain, by rustup.
+pub fn cargo_of(toolchain: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(crate::workspace::root()).env(TOOLCHAIN, toolchain).env_remove("CARGO");
     command
 }
 

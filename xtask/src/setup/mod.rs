@@ -9,6 +9,7 @@ mod unpacked;
 
 use anyhow::Result;
 
+pub use rust::nightly;
 pub use unpacked::linux_guest;
 
 /// Something a command cannot do without.
@@ -20,6 +21,8 @@ pub enum Need {
     Lints,
     /// cargo-llvm-cov, and the LLVM tools of the toolchain.
     Coverage,
+    /// The same of a nightly toolchain.
+    BranchCoverage,
     /// The C++ compiler that builds libFuzzer.
     Cxx,
     /// The emulator.
@@ -39,7 +42,10 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         rust::ensure_lints()?;
     }
     if needs.contains(&Need::Coverage) {
-        rust::ensure_coverage()?;
+        rust::ensure_coverage(None)?;
+    }
+    if needs.contains(&Need::BranchCoverage) {
+        rust::ensure_coverage(Some(&nightly()?))?;
     }
     let programs = debian::PROGRAMS.iter().filter(|program| needs.contains(&program.need));
     debian::ensure(programs)
