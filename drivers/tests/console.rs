@@ -186,10 +186,11 @@ fn a_message_of_many_pieces_arrives_whole_and_in_order() {
     message.push(Chunk::Bytes(Vec::new()));
     message.push(Chunk::Zeroes(100_000));
     expected.extend([0; 100_000]);
+    let mut spare = Vec::new();
     let mut sends = Box::pin(futures_util::future::join3(
-        ports[1].send(message),
-        ports[1].send(Vec::new()),
-        ports[1].send(bytes("tail")),
+        ports[1].send(message, &mut |block| spare.push(block)),
+        ports[1].send(Vec::new(), &mut drop),
+        ports[1].send(bytes("tail"), &mut drop),
     ));
     let outcome = loop {
         host.turn(&console);
@@ -198,6 +199,7 @@ fn a_message_of_many_pieces_arrives_whole_and_in_order() {
         }
     };
     assert_eq!(outcome, (Ok(()), Ok(()), Ok(())));
+    assert_eq!(spare.len(), 700, "what was copied is free again");
     expected.extend(b"tail");
     assert!(host.sent[&2] == expected);
 }
@@ -217,7 +219,8 @@ fn a_session_sees_nothing_of_the_one_before() {
         console.poll();
         assert_eq!(receive(&ports[1]), Some(Ok("question".into())));
         host.throttled = true;
-        let stuck: Vec<_> = (0..9).map(|n| ports[1].send(bytes(&format!("{round} {n}")))).collect();
+        let stuck: Vec<_> =
+            (0..9).map(|n| ports[1].send(bytes(&format!("{round} {n}")), &mut drop)).collect();
         host.turn(&console);
         host.say(2, b"never read");
         console.poll();
@@ -228,7 +231,7 @@ fn a_session_sees_nothing_of_the_one_before() {
             assert_eq!(send.now_or_never(), Some(Err(Disconnected)));
         }
         assert_eq!(receive(&ports[1]), Some(Err(Disconnected)));
-        assert_eq!(ports[1].send(bytes("late")).now_or_never(), Some(Err(Disconnected)));
+        assert_eq!(ports[1].send(bytes("late"), &mut drop).now_or_never(), Some(Err(Disconnected)));
         host.turn(&console);
         assert!(!host.sent.contains_key(&2) || host.sent[&2].is_empty());
     }
@@ -248,7 +251,7 @@ fn chains_that_the_device_forgot_are_taken_back() {
         }
         host.throttled = true;
         let message = (0..3).map(|n| Chunk::Block { data: Box::new([n; 4096]), start: 1, end: 9 }).collect();
-        let send = ports[1].send(message);
+        let send = ports[1].send(message, &mut drop);
         host.turn(&console);
         assert_eq!(host.held[&2].len(), 1, "there is room for the chain");
         host.disconnect(2);
@@ -366,7 +369,7 @@ fn a_lying_device_ends_every_session() {
     host.connect(2);
     assert!(ports[1].accept().now_or_never().is_some());
     host.throttled = true;
-    let send = ports[1].send(bytes("on its way"));
+    let send = ports[1].send(bytes("on its way"), &mut drop);
     host.turn(&console);
     host.transport.0.borrow_mut().queues.get_mut(&7).expect("set up").push(31, 0);
     console.poll();

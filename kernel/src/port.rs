@@ -5,6 +5,7 @@ use core::future::Future;
 use datum_drivers::virtio::console::{self, Chunk as DeviceChunk};
 use datum_drivers::virtio::transport::DeviceTransport;
 use datum_service::port::{Chunk, Disconnected, Port};
+use datum_store::device::Block;
 
 /// A port of the console device.
 pub(crate) struct DevicePort<T: DeviceTransport>(pub(crate) console::Port<T>);
@@ -30,8 +31,12 @@ impl<T: DeviceTransport> Port for DevicePort<T> {
         self.0.left()
     }
 
-    fn send(&self, message: Vec<Chunk>) -> impl Future<Output = Result<(), Disconnected>> {
-        let sent = self.0.send(message.into_iter().map(device_chunk).collect());
+    fn send(
+        &self,
+        message: Vec<Chunk>,
+        mut spare: impl FnMut(Block),
+    ) -> impl Future<Output = Result<(), Disconnected>> {
+        let sent = self.0.send(message.into_iter().map(device_chunk).collect(), &mut spare);
         async move { sent.await.map_err(|console::Disconnected| Disconnected) }
     }
 }

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use datum_drivers::uart;
 use datum_service::port::{Chunk, Disconnected, Port};
+use datum_store::device::Block;
 use event_listener::Event;
 
 const ZEROES: [u8; 64] = [0; 64];
@@ -33,7 +34,7 @@ impl Port for SerialPort {
         Ok(uart::receive(into).await)
     }
 
-    async fn send(&self, message: Vec<Chunk>) -> Result<(), Disconnected> {
+    async fn send(&self, message: Vec<Chunk>, _spare: impl FnMut(Block)) -> Result<(), Disconnected> {
         let _turn = self.turn.take().await;
         for chunk in &message {
             send_chunk(chunk).await;

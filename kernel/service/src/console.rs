@@ -232,6 +232,6 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
             return Ok(());
         }
         self.session.count(&self.session.bytes_sent, output.len() as u64);
-        self.port.send(vec![Chunk::Bytes(output)]).await
+        self.port.send(vec![Chunk::Bytes(output)], drop).await
     }
 }

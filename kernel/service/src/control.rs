@@ -139,6 +139,6 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'
 
     async fn send(&self, line: Vec<u8>) -> Result<(), Disconnected> {
         self.session.count(&self.session.bytes_sent, line.len() as u64);
-        self.port.send(vec![Chunk::Bytes(line)]).await
+        self.port.send(vec![Chunk::Bytes(line)], drop).await
     }
 }

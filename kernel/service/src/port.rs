@@ -3,9 +3,9 @@
 //! The kernel implements it over virtio-serial, the hosted binary over a Unix socket and the simulator in
 //! memory. A port knows nothing of what is said on it.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::future::Future;
+use datum_store::device::Block;
 
 /// The client of the current session has left. Everything of that session is void; the next step is
 /// [`Port::accept`].
@@ -21,7 +21,7 @@ pub enum Chunk {
     /// Bytes `start..end` of a block, sent from where they lie.
     Block {
         /// The block; it need not be aligned.
-        data: Box<[u8; 4096]>,
+        data: Block,
         /// First byte sent.
         start: u16,
         /// One past the last byte sent, at most 4096.
@@ -62,8 +62,13 @@ pub trait Port {
     }
 
     /// Sends one message whole and in order. Returns when the buffers are free again. Messages of
-    /// concurrent callers are never mixed.
-    fn send(&self, message: Vec<Chunk>) -> impl Future<Output = Result<(), Disconnected>>;
+    /// concurrent callers are never mixed. Blocks whose bytes are on their way go to `spare`, unless the port keeps
+    /// or drops them: then they are lost to the next request, and nothing else is.
+    fn send(
+        &self,
+        message: Vec<Chunk>,
+        spare: impl FnMut(Block),
+    ) -> impl Future<Output = Result<(), Disconnected>>;
 }
 
 impl Chunk {

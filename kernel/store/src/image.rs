@@ -46,10 +46,13 @@ impl<D: BlockDevice> Drop for Image<D> {
     }
 }
 
-/// Blocks of a write that are on their way to a device, or there.
+/// Blocks of a write that are on a device, and what is to verify them.
 struct Placed {
     run: Run,
     blocks: Vec<Block>,
+    /// The birth is part of the checksums.
+    birth: Epoch,
+    checksums: Vec<u64>,
 }
 
 impl<D: BlockDevice> Image<D> {
@@ -173,6 +176,11 @@ impl<D: BlockDevice> Image<D> {
         self.shell.spare.take(count)
     }
 
+    /// Takes back a block of [`Image::read`] or [`Image::buffers`] that is not needed any more, for the next request.
+    pub fn give_back(&self, block: Block) {
+        self.shell.spare.give([block]);
+    }
+
     /// Writes whole blocks, at most `limits::REQUEST_BLOCKS_MAX` a call. Each block changes as a whole. Not
     /// durable before a flush.
     ///
@@ -225,9 +233,9 @@ impl<D: BlockDevice> Image<D> {
                 check_range(first.0, count, &engine.load_head(self.volume)?)
             })
             .await?;
-        let placed = self.place(blocks).await?;
+        let mut placed = self.place(blocks).await?;
         let mut installed = false;
-        let outcome = self.install(first, &placed, expected, &mut installed).await;
+        let outcome = self.install(first, &mut placed, expected, &mut installed).await;
         if !installed {
             let space = &mut self.shell.engine.borrow_mut().forest.space;
             placed.iter().for_each(|placed| space.unreserve(placed.run));
@@ -283,10 +291,12 @@ impl<D: BlockDevice> Image<D> {
         let mut placed = Vec::new();
         while let Some(run) = runs.pop() {
             let rest = blocks.split_off(run.blocks as usize);
+            // Before the device has them: they have just come, so the processor still has them at hand.
+            let (birth, checksums) = seal(&self.shell.engine.borrow().forest, run, &blocks);
             let (back, result) = self.shell.write_data(run.address, blocks).await;
             let Err(error) = result else {
                 self.shell.engine.borrow_mut().counters.data_blocks_written += run.blocks;
-                placed.push(Placed { run, blocks: back });
+                placed.push(Placed { run, blocks: back, birth, checksums });
                 blocks = rest;
                 continue;
             };
@@ -320,11 +330,10 @@ impl<D: BlockDevice> Image<D> {
     async fn install(
         &self,
         first: BlockIndex,
-        placed: &[Placed],
+        placed: &mut [Placed],
         expected: Option<Pointer>,
         installed: &mut bool,
     ) -> Result<()> {
-        let mut sealed: Option<(Epoch, Vec<u64>)> = None;
         self.shell
             .run(|engine| {
                 engine.check_writable()?;
@@ -334,22 +343,15 @@ impl<D: BlockDevice> Image<D> {
                 {
                     return Ok(());
                 }
-                let epoch = engine.forest.epoch;
-                // A checkpoint may have passed since the last attempt; the birth is part of the checksum.
-                let checksums = match sealed.take() {
-                    Some((then, checksums)) if then == epoch => checksums,
-                    _ => checksums(&engine.forest, epoch, placed),
-                };
+                // A checkpoint or commit may have passed.
+                for old in placed.iter_mut().filter(|placed| placed.birth != engine.forest.epoch) {
+                    (old.birth, old.checksums) = seal(&engine.forest, old.run, &old.blocks);
+                }
                 let runs = placed.iter().map(|placed| placed.run).collect();
+                let checksums = placed.iter().flat_map(|placed| &placed.checksums).copied().collect();
                 let body = Body::Write { volume: self.volume, first, runs, checksums };
                 let operation = engine.operation(body)?;
-                let applied = engine.apply(&operation);
-                if let Err(stop) = applied {
-                    if let Body::Write { checksums, .. } = operation.body {
-                        sealed = Some((epoch, checksums));
-                    }
-                    return Err(stop);
-                }
+                engine.apply(&operation)?;
                 placed.iter().for_each(|placed| engine.forest.space.install(placed.run));
                 engine.journal.push(&operation);
                 *installed = true;
@@ -444,13 +446,11 @@ fn beyond_end(first: BlockIndex) -> Error {
     Error::new(ErrorKind::Invalid, format_args!("blocks from {first} on reach beyond the end"))
 }
 
-fn checksums(forest: &Forest, birth: Epoch, placed: &[Placed]) -> Vec<u64> {
-    let mut sums = Vec::with_capacity(placed.iter().map(|placed| placed.blocks.len()).sum());
-    for Placed { run, blocks } in placed {
-        let addresses = (run.address.0..).map(Address);
-        sums.extend(addresses.zip(blocks).map(|(address, block)| forest.sums.block(address, birth, block)));
-    }
-    sums
+/// The birth of blocks that are written now, and their checksums.
+fn seal(forest: &Forest, run: Run, blocks: &[Block]) -> (Epoch, Vec<u64>) {
+    let birth = forest.epoch;
+    let addresses = (run.address.0..).map(Address);
+    (birth, addresses.zip(blocks).map(|(address, block)| forest.sums.block(address, birth, block)).collect())
 }
 
 impl Forest {

@@ -1,5 +1,5 @@
-//! Buffers that writes have done with, kept for the next requests: what is about to be overwritten as a whole need not
-//! be cleared first.
+//! Buffers that requests have done with, kept for the next ones: what is about to be overwritten as a whole need not be
+//! cleared first.
 
 use crate::device::{Block, zeroed_blocks};
 use crate::limits::SPARE_BLOCKS_MAX;
@@ -26,7 +26,7 @@ impl Spare {
     }
 
     /// Keeps blocks, as far as there is room.
-    pub(crate) fn give(&self, blocks: Vec<Block>) {
+    pub(crate) fn give(&self, blocks: impl IntoIterator<Item = Block>) {
         let mut spare = self.0.borrow_mut();
         let room = SPARE_BLOCKS_MAX - spare.len();
         spare.extend(blocks.into_iter().take(room));

@@ -505,7 +505,7 @@ impl Port for SocketPort {
         let _ = self.host.when(&stream, PollFlags::RDHUP, gone).await;
     }
 
-    async fn send(&self, message: Vec<Chunk>) -> Result<(), Disconnected> {
+    async fn send(&self, message: Vec<Chunk>, mut spare: impl FnMut(Block)) -> Result<(), Disconnected> {
         let stream = self.current()?;
         let _turn = self.turn().await;
         let mut slices = slices(&message);
@@ -516,6 +516,11 @@ impl Port for SocketPort {
             match sent {
                 Ok(0) | Err(_) => return Err(Disconnected),
                 Ok(count) => IoSlice::advance_slices(&mut rest, count),
+            }
+        }
+        for chunk in message {
+            if let Chunk::Block { data, .. } = chunk {
+                spare(data);
             }
         }
         Ok(())

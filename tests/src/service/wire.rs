@@ -9,6 +9,7 @@ use crate::executor::Hardware;
 use crate::rng::Rng;
 use datum_scarcity::exempt;
 use datum_service::port::{Chunk, Disconnected, Port};
+use datum_store::device::Block;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -216,7 +217,7 @@ impl Port for Wire {
         .await;
     }
 
-    async fn send(&self, message: Vec<Chunk>) -> Result<(), Disconnected> {
+    async fn send(&self, message: Vec<Chunk>, mut spare: impl FnMut(Block)) -> Result<(), Disconnected> {
         poll_fn(|context| {
             let mut state = self.state.borrow_mut();
             if !std::mem::replace(&mut state.sending, true) {
@@ -227,7 +228,7 @@ impl Port for Wire {
         .await;
         let _turn = Turn(self);
         let session = self.state.borrow().accepted;
-        let mut bytes = exempt(|| VecDeque::from(flatten(message)));
+        let mut bytes = exempt(|| VecDeque::from(flatten(message, &mut spare)));
         poll_fn(|context| {
             let mut state = self.state.borrow_mut();
             if state.is_over() || state.accepted != session {
@@ -241,12 +242,15 @@ impl Port for Wire {
     }
 }
 
-fn flatten(message: Vec<Chunk>) -> Vec<u8> {
+fn flatten(message: Vec<Chunk>, spare: &mut impl FnMut(Block)) -> Vec<u8> {
     let mut bytes = Vec::new();
     for chunk in message {
         match chunk {
             Chunk::Bytes(part) => bytes.extend(part),
-            Chunk::Block { data, start, end } => bytes.extend(&data[usize::from(start)..usize::from(end)]),
+            Chunk::Block { data, start, end } => {
+                bytes.extend(&data[usize::from(start)..usize::from(end)]);
+                spare(data);
+            }
             Chunk::Zeroes(count) => bytes.extend(std::iter::repeat_n(0, count as usize)),
         }
     }

@@ -9,6 +9,7 @@ use super::Disconnected;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use core::iter;
 use core::task::Waker;
 
 /// Bytes of zeroes that are kept to be sent.
@@ -19,6 +20,9 @@ const CHAIN_BYTES_MAX: u64 = 256 << 10;
 /// What is copied to stand beside its neighbours; larger pieces are worth a segment of their own.
 const SMALL_BYTES_MAX: u64 = 4096;
 
+/// A block of bytes.
+pub type Block = Box<[u8; 4096]>;
+
 /// One piece of a message.
 #[derive(Debug)]
 pub enum Chunk {
@@ -27,7 +31,7 @@ pub enum Chunk {
     /// Bytes `start..end` of a block, sent from where they lie.
     Block {
         /// The block; it need not be aligned.
-        data: Box<[u8; 4096]>,
+        data: Block,
         /// First byte sent.
         start: u16,
         /// One past the last byte sent, at most 4096.
@@ -92,8 +96,9 @@ struct Progress {
 }
 
 impl Message {
-    pub(super) fn new(chunks: Vec<Chunk>) -> Self {
-        Self { chunks: together(chunks), session: Cell::new(0), progress: RefCell::default() }
+    /// Blocks that were copied go to `spare`.
+    pub(super) fn new(chunks: Vec<Chunk>, spare: &mut dyn FnMut(Block)) -> Self {
+        Self { chunks: together(chunks, spare), session: Cell::new(0), progress: RefCell::default() }
     }
 
     pub(super) fn session(&self) -> u64 {
@@ -175,7 +180,7 @@ impl Message {
 
 /// Copies neighbours that are small into one piece. QEMU hands each segment to the client's socket by itself, and a
 /// system call costs more than 4 KiB copied. Where there is no memory for it, they go as they are.
-fn together(chunks: Vec<Chunk>) -> Vec<Chunk> {
+fn together(chunks: Vec<Chunk>, spare: &mut dyn FnMut(Block)) -> Vec<Chunk> {
     let mut pieces = Vec::with_capacity(chunks.len().min(16));
     let mut rest = chunks.into_iter();
     while let Some(first) = rest.next() {
@@ -192,8 +197,12 @@ fn together(chunks: Vec<Chunk>) -> Vec<Chunk> {
             pieces.push(first);
             continue;
         }
-        first.copy_to(&mut joined);
-        rest.by_ref().take(count).for_each(|chunk| chunk.copy_to(&mut joined));
+        for chunk in iter::once(first).chain(rest.by_ref().take(count)) {
+            chunk.copy_to(&mut joined);
+            if let Chunk::Block { data, .. } = chunk {
+                spare(data);
+            }
+        }
         pieces.push(Chunk::Bytes(joined));
     }
     pieces

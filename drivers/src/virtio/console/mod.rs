@@ -29,7 +29,7 @@ use core::task::Poll;
 use engine::Engine;
 use message::Message;
 
-pub use message::Chunk;
+pub use message::{Block, Chunk};
 
 /// Bytes of a receive buffer: what QEMU moves at a time.
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
@@ -175,9 +175,14 @@ impl<T: DeviceTransport> Port<T> {
     }
 
     /// Sends one message. It is taken at once, and goes out whole and in order even if the future is dropped;
-    /// the future is ready when the device has sent it, or when the client has left.
-    pub fn send(&self, message: Vec<Chunk>) -> impl Future<Output = Result<(), Disconnected>> + use<T> {
-        let message = Rc::new(Message::new(message));
+    /// the future is ready when the device has sent it, or when the client has left. Blocks whose bytes were copied
+    /// go to `spare` at once.
+    pub fn send(
+        &self,
+        message: Vec<Chunk>,
+        spare: &mut dyn FnMut(Block),
+    ) -> impl Future<Output = Result<(), Disconnected>> + use<T> {
+        let message = Rc::new(Message::new(message, spare));
         let taken = self.console.with(|engine| engine.send(self.number, &message));
         poll_fn(move |context| match taken {
             true => message.outcome(context.waker()).map_or(Poll::Pending, Poll::Ready),

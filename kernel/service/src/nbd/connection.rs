@@ -182,7 +182,7 @@ impl<D: BlockDevice, P: Port> Connection<D, P> {
         self.still_there()?;
         let bytes: u64 = message.iter().map(Chunk::len).sum();
         self.session.count(&self.session.bytes_sent, bytes);
-        self.port.send(message).await
+        self.port.send(message, |block| self.image.give_back(block)).await
     }
 
     fn still_there(&self) -> Result<(), Disconnected> {

@@ -62,7 +62,7 @@ fn step(negotiation: &mut Negotiation, input: &[u8]) -> (usize, Option<Said>) {
 }
 
 async fn send<P: Port>(port: &Rc<P>, output: Vec<u8>) -> Result<(), Disconnected> {
-    if output.is_empty() { Ok(()) } else { port.send(vec![Chunk::Bytes(output)]).await }
+    if output.is_empty() { Ok(()) } else { port.send(vec![Chunk::Bytes(output)], drop).await }
 }
 
 /// Names volumes and checkpoints, a page at a time.

@@ -1,6 +1,7 @@
 //! A port in memory and the client at its other end.
 
 use datum_service::port::{Chunk, Disconnected, Port};
+use datum_store::device::Block;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -86,7 +87,7 @@ impl Port for MemoryPort {
         poll_fn(|context| if self.is_over() { Poll::Ready(()) } else { self.wire.wait(context) }).await;
     }
 
-    async fn send(&self, message: Vec<Chunk>) -> Result<(), Disconnected> {
+    async fn send(&self, message: Vec<Chunk>, mut spare: impl FnMut(Block)) -> Result<(), Disconnected> {
         poll_fn(|context| {
             if !self.is_over() && self.wire.stalled.get() {
                 return self.wire.wait(context);
@@ -102,7 +103,8 @@ impl Port for MemoryPort {
             match chunk {
                 Chunk::Bytes(bytes) => queue.extend(bytes),
                 Chunk::Block { data, start, end } => {
-                    queue.extend(&data[usize::from(start)..usize::from(end)])
+                    queue.extend(&data[usize::from(start)..usize::from(end)]);
+                    spare(data);
                 }
                 Chunk::Zeroes(count) => queue.extend(std::iter::repeat_n(0, count as usize)),
             }

@@ -148,7 +148,7 @@ fn wait(driver: &Driver, input: &mut Input<'_>) -> Option<Wait> {
         0 | 1 => async move { port.accept().await }.boxed_local(),
         2 | 3 => receive(port, usize::from(input.u8()) * 40).boxed_local(),
         4 => async move { port.left().await }.boxed_local(),
-        _ => port.send(message(input)).map(drop).boxed_local(),
+        _ => port.send(message(input), &mut drop).map(drop).boxed_local(),
     };
     Some(Wait { may_last, outlasts_a_fault, future })
 }
