@@ -1,7 +1,8 @@
 //! Control lines, good and bad, and the command table's promises.
 
 use datum_protocol::control::*;
-use datum_protocol::name::{Name, Since};
+use datum_protocol::limits::{ID_BYTES_MAX, TEXT_BYTES_MAX, TOKEN_BYTES_MAX};
+use datum_protocol::name::{Name, NameError, Since};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -136,6 +137,24 @@ fn parameters_are_named_when_wrong() {
     assert!(message("checkpoint.create", r#"{"volumes":["a","a"],"name":"n"}"#).contains("twice"));
     assert!(message("checkpoint.create", r#"{"volumes":["/"],"name":"n"}"#).contains("is not a name"));
     assert!(message("changes.query", r#"{"volume":"a","since":"datum:1:\u0001"}"#).contains("token"));
+}
+
+#[test]
+fn texts_have_bounds() {
+    let asked =
+        |id: usize| format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"system.info"}}"#, "a".repeat(id));
+    assert_eq!(call(&asked(ID_BYTES_MAX)).id, Some(Id::Text("a".repeat(ID_BYTES_MAX))));
+    let (id, code, _) = bad(asked(ID_BYTES_MAX + 1).as_bytes());
+    assert_eq!((id, code), (Some(Id::Null), -32600));
+
+    let after = |bytes: usize| format!(r#"{{"after":"{}"}}"#, "a".repeat(bytes));
+    call(&with("volume.list", &after(TEXT_BYTES_MAX)));
+    assert!(message("volume.list", &after(TEXT_BYTES_MAX + 1)).contains("after"));
+
+    let token = |bytes: usize| format!("datum:1:{}", "a".repeat(bytes - "datum:1:".len()));
+    assert!(matches!(Since::parse(&token(TOKEN_BYTES_MAX)), Ok(Since::Token(_))));
+    assert_eq!(Since::parse(&token(TOKEN_BYTES_MAX + 1)), Err(NameError::Token));
+    assert_eq!(Since::parse("datum:1:a b"), Err(NameError::Token));
 }
 
 #[test]

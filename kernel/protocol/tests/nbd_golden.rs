@@ -1,6 +1,6 @@
 //! Golden bytes of every NBD message, written out by hand from the specification.
 
-use datum_protocol::limits::NBD_OPTION_BYTES_MAX;
+use datum_protocol::limits::{NBD_CONTEXTS_MAX, NBD_INFO_ITEMS_MAX, NBD_OPTION_BYTES_MAX, NBD_QUERIES_MAX};
 use datum_protocol::name::ExportName;
 use datum_protocol::nbd::*;
 
@@ -210,6 +210,49 @@ fn contexts_are_listed_and_selected() {
     ask(&mut negotiation, &option(7, "00000003766f6c 0000"));
     let Some(Event::Ready(session)) = negotiation.describe(Ok(description())) else { panic!() };
     assert_eq!(session.contexts.iter().map(|c| c.id).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn contexts_have_bounds() {
+    let mut negotiation = structured();
+    let kind = |negotiation: &mut Negotiation, bytes: &[u8]| reply_to(negotiation, bytes).0;
+    let query = format!("0000000f {}", ascii("base:allocation"));
+    let asking = |count: usize, more: &str| {
+        option(10, &format!("00000003766f6c {count:08x} {} {more}", query.repeat(count)))
+    };
+    assert_eq!(kind(&mut negotiation, &asking(NBD_QUERIES_MAX + 1, "")), 0x8000_0009, "too many queries");
+    assert_eq!(kind(&mut negotiation, &asking(1, "00")), 0x8000_0003, "more than it says");
+    let nul = option(10, "00000003766f6c 00000001 00000002 6100");
+    assert_eq!(kind(&mut negotiation, &nul), 0x8000_0003, "a query with a NUL");
+
+    ask(&mut negotiation, &asking(NBD_QUERIES_MAX, ""));
+    let bitmap = |number| MetaContext::parse(&format!("qemu:dirty-bitmap:r{number}")).unwrap();
+    negotiation.contexts(Ok((0..=NBD_CONTEXTS_MAX).map(bitmap).collect()));
+    assert_eq!(one_reply(&negotiation.take_output()).0, 0x8000_0009, "too many contexts");
+    ask(&mut negotiation, &asking(2, ""));
+    negotiation.contexts(Ok(vec![MetaContext::Allocation; 2]));
+    let expected = [
+        format!("{REPLY} 0000000a 00000004 00000013 00000001 {}", ascii("base:allocation")),
+        format!("{REPLY} 0000000a 00000001 00000000"),
+    ];
+    assert_eq!(negotiation.take_output(), hex(&expected.concat()), "one that is named twice is one");
+}
+
+#[test]
+fn information_is_looked_for_among_so_many_items() {
+    let mut negotiation = structured();
+    let mut told = |others: usize| {
+        let items = format!("{:04x} {} 0001", others + 1, "0000".repeat(others));
+        ask(&mut negotiation, &option(6, &format!("00000003766f6c {items}")));
+        assert_eq!(negotiation.describe(Ok(description())), None);
+        negotiation.take_output().len()
+    };
+    let name = 20 + 2 + "vol".len();
+    assert_eq!(
+        told(NBD_INFO_ITEMS_MAX - 1) - told(NBD_INFO_ITEMS_MAX),
+        name,
+        "the last one looked at is the name"
+    );
 }
 
 #[test]
