@@ -19,13 +19,17 @@ const STEPS_MAX: u64 = 5_000_000;
 /// How often a slow piece of hardware is passed over while others have work, in percent.
 const SLOWNESS: u64 = 97;
 
+/// Steps after which what is slow comes to its end, also where nothing else uses that hardware meanwhile.
+const SLOWEST: u64 = 100_000;
+
 /// What finishes requests when the executor lets it.
 pub trait Hardware {
     /// Requests under way.
     fn pending(&self) -> usize;
     /// Finishes one of them.
     fn advance(&self, rng: &mut Rng);
-    /// Nothing else is left to do: what was slow until now is under way. False if there is none.
+    /// Nothing else is left to do, or it has been long enough: what was slow until now is under way. False if there
+    /// is none.
     fn hurry(&self) -> bool {
         false
     }
@@ -244,7 +248,10 @@ impl Executor {
     ) -> (Vec<Option<T>>, Option<Stopped>) {
         let mut tasks: Vec<Task<'_, T>> = futures.into_iter().map(Task::new).collect();
         let mut results: Vec<Option<T>> = tasks.iter().map(|_| None).collect();
-        for _ in 0..budget {
+        for step in 1..=budget {
+            if step % SLOWEST == 0 {
+                self.hurry();
+            }
             let Some(next) = self.choose(&tasks) else {
                 if self.hurry() {
                     continue;

@@ -119,6 +119,8 @@ pub struct Cell {
     state: State,
     /// What the pool held before the last record of its log.
     earlier: State,
+    /// That, and all that it has held since, in the order of history.
+    passed: Vec<Candidate>,
 }
 
 /// What an operation came to.
@@ -155,7 +157,8 @@ impl Cell {
         story.flush();
         let world = story.world;
         let state = world.model.state.clone();
-        let mut cell = Self { class, operation, world, images: Vec::new(), state, earlier };
+        let mut cell =
+            Self { class, operation, world, images: Vec::new(), state, earlier, passed: Vec::new() };
         if (class, operation) == (Class::Full, Operation::Open) {
             cell.fill_up(0);
             cell.world.act(Action::Flush);
@@ -212,14 +215,22 @@ impl Cell {
         self.world.power_on(self.images.clone());
         self.world.executor.reseed(seed);
         self.world.model.settle(self.state.clone());
+        self.passed = [&self.earlier, &self.state].map(|state| Candidate::exactly(state.clone())).into();
         if self.operation == Operation::Open {
             return;
         }
         self.world.open().expect("a healthy pool opens");
         let write = self.write(160, 2);
-        self.world.act(write);
-        self.world.act(Action::Trim { volume: "v".into(), first: 30, count: 3 });
+        for action in [write, Action::Trim { volume: "v".into(), first: 30, count: 3 }] {
+            self.world.act(action);
+            self.pass();
+        }
         self.world.call(async |pool| pool.drop_cache());
+    }
+
+    /// Notes where the history of the case has come to.
+    fn pass(&mut self) {
+        self.passed.push(Candidate::exactly(self.world.model.state.clone()));
     }
 
     fn write(&mut self, first: u64, count: u64) -> Action {

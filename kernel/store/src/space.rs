@@ -85,12 +85,15 @@ impl Space {
     pub(crate) fn new(superblock: &Superblock, witness: Witness) -> Self {
         let members = superblock.members.clone();
         let total: u64 = members.iter().sum();
+        // Openings begin on the members in turn, or short lives would fill the first alone.
+        let first = superblock.commit % members.len() as u64;
+        let rotor = |turn| Rotor { member: (first as usize + turn) % members.len(), ..Rotor::default() };
         Self {
             usable: (0..members.len()).map(|member| superblock.usable(member)).collect(),
             witness,
-            members,
             windows: Default::default(),
-            rotors: Default::default(),
+            rotors: [rotor(0), rotor(1)],
+            members,
             taken: RunSet::new(CHUNK_BLOCKS),
             reserved: 0,
             granted: 0,

@@ -12,12 +12,11 @@ const STRETCH: u64 = 20;
 
 impl Cell {
     /// The members are what the lie has left, one of them perhaps as it was before the operation.
-    pub(super) fn judge_lie(&mut self, member: usize, mut candidates: Vec<Candidate>) {
-        // What the last log record said may be lost without a trace if the record itself is: the state before it
-        // is right as well.
-        for state in [&self.state, &self.earlier] {
-            candidates.insert(0, Candidate { state: state.clone(), optional: Vec::new() });
-        }
+    pub(super) fn judge_lie(&mut self, member: usize, under_way: Vec<Candidate>) {
+        // What the last log records said may be lost without a trace if the records themselves are: every state of
+        // history since then is right, acknowledged or not what came after it.
+        let mut candidates = std::mem::take(&mut self.passed);
+        candidates.extend(under_way);
         let states: Vec<State> = candidates.iter().map(|candidate| candidate.state.clone()).collect();
         if self.class != Class::Stale && self.world.is_open() {
             self.world.call(async |pool| {

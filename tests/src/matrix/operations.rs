@@ -89,6 +89,7 @@ impl Cell {
             let outcome = match self.world.ask(action, STEPS) {
                 Some(Ok(())) => {
                     self.world.model.acknowledge(action, incarnation);
+                    self.pass();
                     continue;
                 }
                 Some(Err(error)) => Outcome::Refused { kind: error.kind(), part },
