@@ -126,6 +126,25 @@ pub const CROWD: Mix = &[
     (Kind::Scrub, 1),
 ];
 
+/// Writes, flushes and commits that overlap, on disks that hold some of them up, and lives that end in the midst of it.
+pub const LOSSES: Mix = &[
+    (Kind::Write, 18),
+    (Kind::Together, 14),
+    (Kind::Trim, 3),
+    (Kind::Flush, 6),
+    (Kind::Commit, 2),
+    (Kind::CreateVolume, 2),
+    (Kind::Checkpoint, 4),
+    (Kind::DeleteCheckpoint, 2),
+    (Kind::AtOnce, 4),
+    (Kind::CommitBeside, 6),
+    (Kind::SlowCommit, 10),
+    (Kind::Burst, 1),
+    (Kind::Background, 3),
+    (Kind::Reopen, 1),
+    (Kind::Crash, 24),
+];
+
 /// What is to be released comes faster than it is done.
 pub const BACKLOG: Mix = &[
     (Kind::Write, 12),

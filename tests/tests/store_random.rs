@@ -2,7 +2,7 @@
 //!
 //! Each seed is one run. `DATUM_SEEDS=1000 cargo test -p datum-tests --test store_random` looks further.
 
-use datum_tests::operation::{BACKLOG, CROWD, EVERYTHING, Shape, generate};
+use datum_tests::operation::{BACKLOG, CROWD, EVERYTHING, LOSSES, Shape, generate};
 use datum_tests::rng::Rng;
 use datum_tests::simulation::{NOW_AND_THEN_SLOW, Plan};
 
@@ -64,6 +64,13 @@ fn a_crowd_on_little_space() {
 fn a_crowd_on_two_members() {
     let plan = plan("a_crowd_on_two_members", Shape::crowded());
     Plan { members: vec![4096, 4097], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(16);
+}
+
+/// Lives that end while requests, flushes and commits overlap on several disks.
+#[test]
+fn losses_on_several_members() {
+    let plan = plan("losses_on_several_members", Shape::tall());
+    Plan { members: vec![4096, 4097, 4098], length: 50, mix: LOSSES, ..plan }.explore(60);
 }
 
 /// Releases and drop jobs that pile up.
