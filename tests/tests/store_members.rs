@@ -197,6 +197,26 @@ fn a_member_that_missed_the_newest_commit_gets_it_before_the_next() {
     }
 }
 
+/// A disk that takes no writes any more, from the first of an opening on: what was acknowledged lies in the log, and is shown.
+#[test]
+fn an_opening_that_cannot_write_shows_what_was_acknowledged() {
+    for bad in 0..2 {
+        for request in [Request::Write, Request::Flush] {
+            let mut story = Story::with(&setup(vec![8192, 9000]), 1000);
+            story.fill(0, 300);
+            story.world.reopen();
+            story.fill(100, 50);
+            story.flush();
+            let images = story.world.power_off(PowerLoss::Nothing);
+            story.world.power_on(images);
+            story.world.disks[bad].add(Rule::always(request));
+            story.world.open().expect("it can be read");
+            assert!(story.world.pool().status().read_only.is_some(), "nothing can be written");
+            story.world.verify();
+        }
+    }
+}
+
 #[test]
 fn probe_tells_what_lies_on_a_disk() {
     let (mut world, mut images) = two_members(1);

@@ -119,7 +119,8 @@ impl Engine {
         self.write_map(sweep);
         self.forest.freeze(Tree::Map, &mut blocks);
         self.map = self.forest.resolve(self.map);
-        let _its_root_was_just_written = self.count_mapped();
+        self.forest.space.mapped = self.map.change.0;
+        let _its_root_was_just_written = self.count_by_member();
         let (mapped, total) = (self.map.change.0, self.forest.space.total());
         let what = format_args!("{mapped} of {total} blocks are allocated");
         self.forest.witness.demand(mapped <= total, what);
@@ -141,12 +142,11 @@ impl Engine {
         Ok(Frozen { blocks, superblock })
     }
 
-    /// Takes over what the map's root says is allocated.
-    pub(crate) fn count_mapped(&mut self) -> Step<()> {
+    /// Takes over what the map's root says is allocated on each member.
+    pub(crate) fn count_by_member(&mut self) -> Step<()> {
         let root = self.forest.load(&self.map)?.block();
         let space = &self.forest.space;
         let members = (0..space.members.len()).map(|member| pointer_at(root, member).change.0).collect();
-        self.forest.space.mapped = self.map.change.0;
         self.forest.space.mapped_of_members = members;
         Ok(())
     }

@@ -34,7 +34,7 @@ pub(crate) async fn open<D: BlockDevice>(
     shell.engine.borrow_mut().counters.device_reads = reads_before;
     shell.engine.borrow_mut().failed = obstacle;
     // Where this fails, so does the commit at the end, and says why.
-    let _figures_for_the_status = shell.run(Engine::count_mapped).await;
+    let _figures_for_the_status = shell.run(Engine::count_by_member).await;
     if let Some(loss) = restore(&shell, &behind).await {
         shell.engine.borrow_mut().failed.get_or_insert(loss);
     }
@@ -97,22 +97,10 @@ async fn restore<D: BlockDevice>(shell: &Rc<Shell<D>>, behind: &[bool]) -> Optio
         let observations = error.observations().iter();
         observations.fold(Error::new(ErrorKind::ReadOnly, message), |e, o| e.observed(o))
     };
-    if shell.engine.borrow().failed.is_none() {
-        let mark = Mark { who: shell.engine.borrow().incarnation, answered: 0 };
-        if let Err(error) = shell.mark_owner(mark).await {
-            return Some(damaged(error));
-        }
-        // What an earlier life wrote may still be in the devices' caches, where this one would build on it.
-        (0..shell.devices.len()).for_each(|member| shell.note_written(member));
-        if let Err(error) = shell.flush_members().await {
-            return Some(damaged(error));
-        }
-        // A crash or a bad disk kept the newest commit from some members. With the next one they would lack two, and that is the
-        // mark of an older day.
-        let newest = shell.engine.borrow().superblock.clone();
-        if let Err(error) = shell.write_superblocks(&newest, |member| behind[member]).await {
-            return Some(damaged(error));
-        }
+    let writable = shell.engine.borrow().failed.is_none();
+    // What can be read is restored all the same: the log holds what was acknowledged.
+    if writable && let Err(error) = take_possession(shell, behind).await {
+        shell.engine.borrow_mut().failed = Some(damaged(error));
     }
     if let Err(error) = shell.run(Engine::resume_sweep).await {
         return Some(damaged(error));
@@ -125,6 +113,21 @@ async fn restore<D: BlockDevice>(shell: &Rc<Shell<D>>, behind: &[bool]) -> Optio
     let loss = replay(shell).await;
     shell.engine.borrow_mut().forest.space.replaying = false;
     loss.unwrap_or_else(|error| Some(damaged(error)))
+}
+
+/// Writes what must be on the disks before anything is built on them.
+async fn take_possession<D: BlockDevice>(shell: &Shell<D>, behind: &[bool]) -> Result<()> {
+    let (who, newest) = {
+        let engine = shell.engine.borrow();
+        (engine.incarnation, engine.superblock.clone())
+    };
+    shell.mark_owner(Mark { who, answered: 0 }).await?;
+    // What an earlier life wrote may still be in the devices' caches, where this one would build on it.
+    (0..shell.devices.len()).for_each(|member| shell.note_written(member));
+    shell.flush_members().await?;
+    // A crash or a bad disk kept the newest commit from some members. With the next one they would lack two, and that is the
+    // mark of an older day.
+    shell.write_superblocks(&newest, |member| behind[member]).await
 }
 
 /// A disk of the pool.
