@@ -3,7 +3,8 @@
 use datum_store::{BlockIndex, Error, ErrorKind, Progress};
 use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
-use datum_tests::executor::BoxFuture;
+use datum_tests::executor::{BoxFuture, turn};
+use datum_tests::held::poll_for;
 use datum_tests::operation::VOLUME_BLOCKS_MAX;
 use datum_tests::perform::name;
 use datum_tests::story::{Story, told};
@@ -330,5 +331,54 @@ fn on_a_pool_filled_by_all_means_everything_can_be_deleted_and_converted() {
         }
         story.fill(0, 200);
         story.end();
+    });
+}
+
+/// While somebody reads, nothing that is freed comes back. Who waited for space went on committing, each commit moved some
+/// blocks of metadata and returned none, and the last of them found nothing left to write with: the pool went read-only.
+#[test]
+fn commits_beside_a_long_read_leave_space_for_those_after_it() {
+    told(3, |seed| {
+        let mut story = Story::with(&Setup { members: vec![4096], ..Setup::small(seed) }, 1 << 24);
+        for checkpoint in 0..64 {
+            story.fill(checkpoint * 128, 4);
+            story.checkpoint(&format!("c{checkpoint}"));
+        }
+        fill_up(&mut story, 0, 16);
+        story.commit();
+        let image = story.world.image("v");
+        let mut read = Box::pin(async { image.read(BlockIndex(0), 1).await.map(|_| ()) });
+        assert!(poll_for(read.as_mut(), 1).is_none(), "it waits for the disk");
+        let outcomes = Rc::new(RefCell::new(Vec::new()));
+        for client in 0..16 {
+            let (pool, image, outcomes) = (story.world.pool(), story.world.image("v"), outcomes.clone());
+            story.world.executor.spawn(async move {
+                for round in 0..4 {
+                    let checkpoint = client * 4 + round;
+                    let named = name(&format!("c{checkpoint}"));
+                    let deleted = pool.delete_checkpoint(&name("v"), &named).await.map(|_| ());
+                    outcomes.borrow_mut().push(deleted);
+                    let block = BlockIndex(checkpoint * 128);
+                    let written = image.write(block, vec![Box::new([client as u8; 4096])]).await;
+                    outcomes.borrow_mut().push(written);
+                }
+            });
+        }
+        let pool = story.world.pool();
+        story.world.executor.spawn(async move {
+            for _ in 0..100 {
+                pool.commit().await.expect("a commit");
+                turn().await;
+            }
+        });
+        story.world.executor.idle();
+        assert_eq!(story.world.pool().status().read_only, None);
+        story.world.executor.run_all(vec![read as BoxFuture<'_, Result<(), Error>>]);
+        story.world.executor.idle();
+        let refused =
+            |outcome: &&Result<(), Error>| outcome.as_ref().is_err_and(|e| e.kind() != ErrorKind::NoSpace);
+        assert_eq!(outcomes.borrow().iter().find(refused), None);
+        assert_eq!(outcomes.borrow().len(), 16 * 4 * 2);
+        story.world.check();
     });
 }

@@ -15,6 +15,7 @@ use crate::freeze::Frozen;
 use crate::journal::Batch;
 use crate::limits::REQUEST_BLOCKS_MAX;
 use crate::shell::Shell;
+use crate::space::Urgency;
 use crate::sync::Deferred;
 use alloc::vec::Vec;
 use futures_util::future::join_all;
@@ -190,6 +191,7 @@ impl<D: BlockDevice> Shell<D> {
         eager: bool,
         replayed: Option<crate::format::superblock::LogPosition>,
     ) -> Result<()> {
+        self.leave_space_for_commits().await;
         let sweep = self.run(|engine| engine.plan_sweep(eager)).await?;
         self.discard(&sweep).await;
         let advance = replayed.is_none();
@@ -217,6 +219,12 @@ impl<D: BlockDevice> Shell<D> {
         self.write_superblocks(&Superblock { log, ..frozen.superblock.clone() }, |_| true).await?;
         self.install_commit(frozen, log);
         self.heed_contradictions()
+    }
+
+    /// Waits for readers where space is short: commits that return none would leave none to those that do.
+    async fn leave_space_for_commits(&self) {
+        let scarce = || !self.engine.borrow().forest.space.admits(0, Urgency::Release);
+        while scarce() && self.outwait_oldest_reader().await {}
     }
 
     /// Tells the devices of space that the coming freeze frees. Short runs are soon written again and not

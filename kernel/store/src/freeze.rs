@@ -14,7 +14,9 @@ use crate::format::journal::Run;
 use crate::format::object::{Record, VersionKind};
 use crate::format::pointer::pointer_at;
 use crate::format::superblock::Superblock;
-use crate::limits::{FREED_SEGMENT_LISTS, FREED_WORTH_SWEEPING, REPLAY_BLOCKS_MAX, REPLAY_NODES_MAX};
+use crate::limits::{
+    FREED_EXTENTS_MAX, FREED_SEGMENT_LISTS, FREED_WORTH_SWEEPING, REPLAY_BLOCKS_MAX, REPLAY_NODES_MAX,
+};
 use crate::map::{LIST_EXTENTS, chunk_index, list_indexes};
 use crate::space::Urgency;
 use crate::transaction::{Transaction, record_place};
@@ -78,9 +80,17 @@ impl Engine {
         self.readers.values().next().map_or(self.forest.space.freed.next, |oldest| oldest.listed)
     }
 
-    /// Whether freed extents wait that only a reader keeps from being swept.
-    pub(crate) fn sweep_is_blocked(&self) -> bool {
-        self.sweepable_end() < self.forest.space.freed.next
+    /// Whether all that was freed waits for readers who came before the last commit: however many more follow, nothing of
+    /// it can be taken before they have gone.
+    pub(crate) fn freed_waits_for_readers(&self) -> bool {
+        let space = &self.forest.space;
+        let older = self.readers.keys().next().is_some_and(|&oldest| oldest < self.interval);
+        older && space.sweeping.is_empty() && self.sweepable_end() == space.freed.first
+    }
+
+    /// Whether a commit brings free space nearer: it returns freed blocks, or lets releases go on that free more.
+    pub(crate) fn commit_gains_space(&self) -> bool {
+        !self.freed_waits_for_readers() || self.forest.space.fresh.len() > FREED_EXTENTS_MAX
     }
 
     /// Whether commits would return freed extents that nobody asks for yet.

@@ -161,13 +161,17 @@ impl<D: BlockDevice> Shell<D> {
     /// Waits for those who have been reading longest, if all that keeps enough freed space from being taken is that
     /// they may still look at it. Tells whether it was so.
     async fn outwait_readers(&self, blocks: u64, urgency: Urgency) -> bool {
+        let possible = self.engine.borrow().forest.space.could_admit(blocks, urgency);
+        possible && self.outwait_oldest_reader().await
+    }
+
+    /// Waits for those who have been reading longest, if all that was freed waits for them; a check lets go for it.
+    /// Tells whether it was so.
+    pub(crate) async fn outwait_oldest_reader(&self) -> bool {
         let oldest = || self.engine.borrow().readers.first_key_value().map(|(&interval, _)| interval);
-        let blocked = {
-            let engine = self.engine.borrow();
-            engine.sweep_is_blocked() && engine.forest.space.could_admit(blocks, urgency)
-        };
-        let awaited = oldest();
-        if blocked && awaited.is_some() {
+        let (blocked, awaited) = (self.engine.borrow().freed_waits_for_readers(), oldest());
+        if blocked {
+            self.check_hold.reclaim();
             self.readers_awaited.set(self.readers_awaited.get() + 1);
             let _done = Deferred::new(|| self.readers_awaited.set(self.readers_awaited.get() - 1));
             self.changed.until(|| oldest() != awaited).await;
@@ -375,8 +379,10 @@ impl<D: BlockDevice> Shell<D> {
                     }
                     yield_now().await;
                 }
+                if !self.engine.borrow().commit_gains_space() {
+                    break;
+                }
                 self.commit_now(true).await?;
-                self.reclaim_from_check().await;
                 if free() > before && self.engine.borrow().forest.space.admits(blocks, urgency) {
                     return Ok(());
                 }

@@ -40,28 +40,20 @@ const ATTEMPTS: usize = 4;
 pub(crate) struct Hold {
     held: Cell<bool>,
     wanted: Cell<bool>,
-    /// How often it was let go.
-    ended: Cell<u64>,
+}
+
+impl Hold {
+    /// Makes a check let go of freed space, if one keeps it.
+    pub(crate) fn reclaim(&self) {
+        self.wanted.set(true);
+    }
 }
 
 impl<D: BlockDevice> Shell<D> {
-    /// Makes a check let go of freed space, if one keeps it.
-    pub(crate) async fn reclaim_from_check(&self) {
-        let hold = &self.check_hold;
-        if hold.held.get() && self.engine.borrow().sweep_is_blocked() {
-            let ended = hold.ended.get();
-            hold.wanted.set(true);
-            self.changed.until(|| hold.ended.get() > ended).await;
-        }
-    }
-
     fn hold_for_check(&self) -> impl Drop + '_ {
-        let hold = &self.check_hold;
-        hold.held.set(true);
-        hold.wanted.set(false);
+        self.check_hold.held.set(true);
         Deferred::new(|| {
-            hold.held.set(false);
-            hold.ended.set(hold.ended.get() + 1);
+            self.check_hold.held.set(false);
             self.changed.notify();
         })
     }
@@ -93,6 +85,7 @@ pub(crate) async fn check<D: BlockDevice>(
             shell.commit_now(false).await?;
         }
         let _guard = shell.read_guard();
+        shell.check_hold.wanted.set(false);
         let mut checker = Checker::new(shell, data, progress);
         match checker.run().await {
             Ok(()) => {
