@@ -9,7 +9,7 @@ use datum_tests::operation::VOLUME_BLOCKS_MAX;
 use datum_tests::perform::name;
 use datum_tests::story::{Story, told};
 use datum_tests::world::Setup;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 fn tight(seed: u64) -> Story {
@@ -380,5 +380,32 @@ fn commits_beside_a_long_read_leave_space_for_those_after_it() {
         assert_eq!(outcomes.borrow().iter().find(refused), None);
         assert_eq!(outcomes.borrow().len(), 16 * 4 * 2);
         story.world.check();
+    });
+}
+
+/// With a reader there at every moment, and one across every commit, the last block of the queue of freed extents was never
+/// swept before it was full: freed space did not come back, and what fitted was refused.
+#[test]
+fn with_a_reader_at_every_moment_freed_space_comes_back() {
+    told(3, |seed| {
+        let mut story = Story::with(&Setup { members: vec![4096], ..Setup::small(seed) }, 1 << 24);
+        story.fill(0, 1024);
+        let done = Rc::new(Cell::new(false));
+        for reader in 0..8 {
+            let (image, done) = (story.world.image("v"), done.clone());
+            story.world.executor.spawn(async move {
+                for round in 0.. {
+                    if done.get() {
+                        break;
+                    }
+                    image.read(BlockIndex((reader * 100 + round) % 1024), 1).await.expect("a read");
+                }
+            });
+        }
+        for round in 0..100 {
+            story.fill(round % 8 * 128, 128);
+        }
+        done.set(true);
+        story.end();
     });
 }

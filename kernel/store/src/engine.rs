@@ -90,6 +90,8 @@ pub(crate) struct Engine {
     pub(crate) readers: BTreeMap<u64, Readers>,
     /// Up to here in the queue of freed extents, nothing is in use in the durable commit either.
     pub(crate) listed: u64,
+    /// Blocks of the queue to which nothing is added any more.
+    pub(crate) closed_lists: u64,
     pub(crate) journal: Journal,
     /// The newest durable superblock.
     pub(crate) superblock: Superblock,
@@ -133,6 +135,7 @@ impl Engine {
             interval: 0,
             readers: BTreeMap::new(),
             listed: superblock.freed.next,
+            closed_lists: 0,
             journal: Journal::new(superblock.log),
             superblock,
             incarnation,

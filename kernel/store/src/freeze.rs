@@ -51,8 +51,7 @@ impl Engine {
         let space = &self.forest.space;
         let freed = space.freed;
         let end = self.sweepable_end().min(freed.first + FREED_SEGMENT_LISTS);
-        let scarce = eager || space.free() < space.total() / 4;
-        if end == freed.first || !(scarce || self.sweep_is_worth_it()) {
+        if end == freed.first || !(eager || space.is_scarce() || self.sweep_is_worth_it()) {
             return Ok(());
         }
         let runs = self.listed_in(freed.first..end)?;
@@ -78,6 +77,11 @@ impl Engine {
     /// Up to where the queue lists only what no reader may still look at.
     fn sweepable_end(&self) -> u64 {
         self.readers.values().next().map_or(self.forest.space.freed.next, |oldest| oldest.listed)
+    }
+
+    /// Whether freed extents wait that only a reader keeps from being swept.
+    pub(crate) fn sweep_is_blocked(&self) -> bool {
+        self.sweepable_end() < self.forest.space.freed.next
     }
 
     /// Whether all that was freed waits for readers who came before the last commit: however many more follow, nothing of
@@ -224,6 +228,7 @@ impl Engine {
     }
 
     fn write_map(&mut self, sweep: &[Run]) {
+        self.close_lists();
         // What is freed from here on is in use in the durable commit, until this one is.
         self.listed = self.forest.space.freed.next - u64::from(self.last_list_is_open());
         for runs in sweep.chunk_by(|a, b| chunk_index(a.address) == chunk_index(b.address)) {

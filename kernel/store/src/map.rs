@@ -130,12 +130,20 @@ impl Engine {
         }
     }
 
-    /// Whether more may be added to the last block of the queue: not to what is being swept, nor to what a
-    /// reader knows to have been freed before it came.
+    /// Decides for a freeze to which blocks of the queue nothing may be added: those of which a reader knows that it came
+    /// later. Where space is scarce, to none that a reader keeps: with a reader there at every moment, a list that grows would
+    /// never be swept.
+    pub(crate) fn close_lists(&mut self) {
+        let space = &self.forest.space;
+        let newest = self.readers.values().next_back();
+        self.closed_lists =
+            newest.map_or(0, |reader| if space.is_scarce() { space.freed.next } else { reader.listed });
+    }
+
+    /// Whether more may be added to the last block of the queue: not to what is being swept.
     pub(crate) fn last_list_is_open(&self) -> bool {
         let freed = &self.forest.space.freed;
-        let known = self.readers.values().next_back().is_some_and(|reader| reader.listed == freed.next);
-        freed.next > freed.sweeping && !known
+        freed.next > freed.sweeping.max(self.closed_lists)
     }
 
     /// Adds extents to a block of the queue; tells how many found room.

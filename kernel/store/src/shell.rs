@@ -159,10 +159,10 @@ impl<D: BlockDevice> Shell<D> {
     }
 
     /// Waits for those who have been reading longest, if all that keeps enough freed space from being taken is that
-    /// they may still look at it. Tells whether it was so.
+    /// they may still look at it. Tells whether it was so. Who came after the last commit is waited for after the next.
     async fn outwait_readers(&self, blocks: u64, urgency: Urgency) -> bool {
         let possible = self.engine.borrow().forest.space.could_admit(blocks, urgency);
-        possible && self.outwait_oldest_reader().await
+        possible && (self.outwait_oldest_reader().await || self.engine.borrow().sweep_is_blocked())
     }
 
     /// Waits for those who have been reading longest, if all that was freed waits for them; a check lets go for it.

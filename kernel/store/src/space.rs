@@ -125,6 +125,11 @@ impl Space {
         self.total().saturating_sub(taken)
     }
 
+    /// Whether freed blocks are to come back soon.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.free() < self.total() / 4
+    }
+
     /// Blocks freed and not yet back in the map.
     pub(crate) fn freeing(&self) -> u64 {
         self.fresh.blocks() + self.freed.waiting + self.sweeping.blocks()
