@@ -193,6 +193,9 @@ impl Engine {
             let what = format_args!("epoch {} follows epoch {}", operation.epoch, self.forest.epoch);
             return Err(Stop::Failed(contradiction(what)));
         }
+        // A replay advances by its operations. What belongs to an earlier epoch moves when it is changed, and is counted as such.
+        self.forest.epoch = operation.epoch;
+        self.next_object = self.next_object.max(operation.first_object.0);
         match &operation.body {
             Body::Write { volume, first, runs, checksums } => {
                 self.apply_write(operation, *volume, *first, runs, checksums)
@@ -236,7 +239,6 @@ impl Engine {
         let last = first.0 + count - 1;
         let nodes = self.forest.prepare(Tree::Volume, &head.root, first.0, last, false)?;
         self.forest.require(nodes, Urgency::Administration)?;
-        self.begin(operation);
         let (bound, change) = (self.bound_below(head.parent, head.parent_epoch), head.clock);
         let mut blocks = runs.iter().flat_map(|run| (0..run.blocks).map(|b| Address(run.address.0 + b)));
         let mut added = 0;
@@ -256,13 +258,6 @@ impl Engine {
         Ok(Applied { object: volume })
     }
 
-    /// Takes over the epoch of an operation; a replay advances by it.
-    fn begin(&mut self, operation: &Operation) {
-        assert!(operation.epoch >= self.forest.epoch, "the epoch went back");
-        self.forest.epoch = operation.epoch;
-        self.next_object = self.next_object.max(operation.first_object.0);
-    }
-
     fn apply_trim(
         &mut self,
         operation: &Operation,
@@ -280,7 +275,6 @@ impl Engine {
         let mut plan = transaction.finish(Urgency::Administration)?;
         let nodes = self.forest.prepare_trim(&head.root, range, count)?;
         self.forest.require(nodes + plan.nodes, Urgency::Administration)?;
-        self.begin(operation);
         let trimmed = self.forest.trim(head.root, range, count, head.clock, &bound);
         let head = Head {
             root: trimmed.root,

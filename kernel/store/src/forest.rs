@@ -232,6 +232,7 @@ impl Forest {
         if !self.space.admits(nodes, urgency) || self.space.window_blocks(purpose) < nodes {
             return Err(Stop::Window { purpose, blocks: nodes, urgency });
         }
+        self.space.promise(nodes);
         Ok(())
     }
 

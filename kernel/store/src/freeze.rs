@@ -122,14 +122,15 @@ impl Engine {
             false => self.forest.epoch.0,
         };
         let records = self.prepare_records()?;
-        let estimate = records + self.prepare_map(sweep, records)?;
-        self.forest.require(estimate, Urgency::Commit)?;
+        let map = self.prepare_map(sweep, records)?;
+        self.forest.require(records + map, Urgency::Commit)?;
 
         let mut blocks = Vec::new();
         self.forest.freeze(Tree::Volume, &mut blocks);
         self.write_records();
         self.forest.freeze(Tree::Objects, &mut blocks);
         self.objects = self.forest.resolve(self.objects);
+        self.forest.space.promise(map);
         self.write_map(sweep);
         self.forest.freeze(Tree::Map, &mut blocks);
         self.map = self.forest.resolve(self.map);

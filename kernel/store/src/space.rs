@@ -14,6 +14,7 @@ use crate::map::{LIST_EXTENTS, chunk_index};
 use crate::runs::RunSet;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ops::Range;
 
 /// Blocks that one block of the free map describes, a bit each.
@@ -74,6 +75,8 @@ pub(crate) struct Space {
     pub(crate) mapped: u64,
     pub(crate) mapped_of_members: Vec<u64>,
     reserve: u64,
+    /// Blocks that the step under way may still take for metadata.
+    promised: Cell<u64>,
     /// A replay takes what it needs, from the reserve too: no commit could make space for it.
     pub(crate) replaying: bool,
     /// Blocks of each member that anything but superblocks, marks and log can lie in.
@@ -106,6 +109,7 @@ impl Space {
             mapped_of_members: Vec::new(),
             // Enough for several commits and a release on the smallest pool, and never a burden on a large one.
             reserve: (total / 16).clamp(512, 32_768),
+            promised: Cell::new(0),
             replaying: false,
         }
     }
@@ -175,8 +179,16 @@ impl Space {
         self.windows[purpose as usize].push_back(run);
     }
 
+    /// The step that begins now takes so many blocks for metadata at most.
+    pub(crate) fn promise(&self, nodes: u64) {
+        self.promised.set(nodes);
+    }
+
     /// Takes one block for metadata. The caller has made sure there is one.
     pub(crate) fn take_node(&mut self) -> Address {
+        let left = self.promised.get().checked_sub(1);
+        debug_assert!(left.is_some(), "a tree update takes more blocks than it has counted");
+        self.promised.set(left.unwrap_or(0));
         let run = self.take(Purpose::Metadata, 1).or_else(|| self.take(Purpose::Data, 1));
         let Some(run) = run else { panic!("a tree update took more blocks than it had counted") };
         self.note_allocated(run);
