@@ -16,9 +16,8 @@ const DIRECTORY: &str = "tests/variants";
 
 /// Builds the kernel of a variant.
 pub(super) fn build(name: &str) -> Result<PathBuf> {
-    let variant = read(name)?;
-    let tree = Tree::copy(workspace::root(), &artefacts().join("variants").join(name))?;
-    tree.put(&variant)?;
+    let (root, place) = (workspace::root(), artefacts().join("variants").join(name));
+    let tree = Tree::copy(root, &place, &read(name)?.apply(root)?)?;
     let mut cargo = tree.cargo(&["build", "--locked", "--release"]);
     cargo.args(["--package", kernel::PACKAGE, "--target", BARE_TARGET]);
     shell::say(shell::describe(&cargo));
