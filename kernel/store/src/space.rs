@@ -77,6 +77,8 @@ pub(crate) struct Space {
     reserve: u64,
     /// Blocks that the step under way may still take for metadata.
     promised: Cell<u64>,
+    /// The last address given out that is on no disk.
+    nowhere: u64,
     /// A replay takes what it needs, from the reserve too: no commit could make space for it.
     pub(crate) replaying: bool,
     /// Blocks of each member that anything but superblocks, marks and log can lie in.
@@ -110,6 +112,7 @@ impl Space {
             // Enough for several commits and a release on the smallest pool, and never a burden on a large one.
             reserve: (total / 16).clamp(512, 32_768),
             promised: Cell::new(0),
+            nowhere: u64::MAX,
             replaying: false,
         }
     }
@@ -184,13 +187,17 @@ impl Space {
         self.promised.set(nodes);
     }
 
-    /// Takes one block for metadata. The caller has made sure there is one.
+    /// Takes one block for metadata. The caller has made sure there is one, and a tree that contradicts itself, which may
+    /// take more, gets what is on no disk: nothing of that step reaches any.
     pub(crate) fn take_node(&mut self) -> Address {
         let left = self.promised.get().checked_sub(1);
-        debug_assert!(left.is_some(), "a tree update takes more blocks than it has counted");
+        self.witness.demand(left.is_some(), format_args!("a tree takes more blocks than were counted"));
         self.promised.set(left.unwrap_or(0));
         let run = self.take(Purpose::Metadata, 1).or_else(|| self.take(Purpose::Data, 1));
-        let Some(run) = run else { panic!("a tree update took more blocks than it had counted") };
+        let Some(run) = run else {
+            self.nowhere -= 1;
+            return Address(self.nowhere);
+        };
         self.note_allocated(run);
         run.address
     }
