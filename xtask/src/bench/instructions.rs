@@ -77,13 +77,13 @@ fn guest(bench: &Bench, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn counted(counter: &Path) -> Result<u64> {
+pub(super) fn counted(counter: &Path) -> Result<u64> {
     let bytes = fs::read(counter)?;
     Ok(u64::from_ne_bytes(bytes[..].try_into().context("the counter is not eight bytes long")?))
 }
 
 /// Builds the plugin that counts.
-fn build_counter() -> Result<PathBuf> {
+pub(super) fn build_counter() -> Result<PathBuf> {
     let mut cargo = shell::cargo();
     cargo.args(["build", "--locked", "--release", "--package", "datum-counter"]);
     shell::say(shell::describe(&cargo));

@@ -16,6 +16,7 @@ mod load;
 mod memory;
 mod opening;
 mod points;
+mod release;
 mod report;
 mod scale;
 mod start;
@@ -82,12 +83,13 @@ impl Bench {
     /// Takes every measurement whose name contains one of `filters`; all where there is none. One that fails is
     /// reported as such, and the others go on.
     pub fn run(&self, filters: &[String]) -> Result<Report> {
-        let all: [(&str, Measure); 10] = [
+        let all: [(&str, Measure); 11] = [
             ("start", start::hello),
             ("size", start::size),
             ("idle", start::idle),
             ("cost", cost::all),
             ("points", points::all),
+            ("release", release::all),
             ("changes", changes::all),
             ("open", opening::all),
             ("memory", memory::against_size),

@@ -88,17 +88,12 @@ impl Peer for Guest {
     }
 
     fn begin_release(&mut self) -> Result<()> {
-        let answer = self.control.call("checkpoint.convert", json!({ "volume": VOLUME, "name": POINT }))?;
-        self.release = answer["job"].as_str().map(String::from);
+        self.release = Some(begin_release(&mut self.control)?);
         Ok(())
     }
 
     fn end_release(&mut self) -> Result<()> {
-        if let Some(job) = self.release.take() {
-            self.control.wait_for_job(&job, RELEASE_PATIENCE, |_| {})?;
-            self.control.call("refpoint.delete", json!({ "volume": VOLUME, "name": POINT }))?;
-        }
-        Ok(())
+        self.release.take().map_or(Ok(()), |job| end_release(&mut self.control, &job))
     }
 }
 
@@ -107,6 +102,8 @@ pub(in crate::bench) struct Hosted {
     pub(in crate::bench) process: Process,
     directory: PathBuf,
     pub(in crate::bench) control: Client,
+    /// As the appliance's.
+    release: Option<String>,
 }
 
 impl Hosted {
@@ -138,7 +135,7 @@ impl Hosted {
         let socket = directory.join("org.datum.control.0");
         process.wait_for(&socket)?;
         let control = Client::connect(&socket, HELLO_PATIENCE)?;
-        Ok(Hosted { process, directory: directory.into(), control })
+        Ok(Hosted { process, directory: directory.into(), control, release: None })
     }
 
     pub(in crate::bench) fn nbd_socket(&self) -> PathBuf {
@@ -173,11 +170,20 @@ impl Peer for Hosted {
     fn drop_point(&mut self) -> Result<()> {
         drop_point(&mut self.control)
     }
+
+    fn begin_release(&mut self) -> Result<()> {
+        self.release = Some(begin_release(&mut self.control)?);
+        Ok(())
+    }
+
+    fn end_release(&mut self) -> Result<()> {
+        self.release.take().map_or(Ok(()), |job| end_release(&mut self.control, &job))
+    }
 }
 
 /// A disk whose blocks the host has already found places for. What overwrites in place does so after its volume was
 /// written once; Datum writes elsewhere each time, and would otherwise measure how the host extends a file.
-fn allocate(directory: &Path, bytes: u64) -> Result<PathBuf> {
+pub(in crate::bench) fn allocate(directory: &Path, bytes: u64) -> Result<PathBuf> {
     let path = directory.join("disk.img");
     let mut file = File::create(&path)?;
     let zeroes = vec![0; 1 << 20];
@@ -197,6 +203,18 @@ fn drop_point(control: &mut Client) -> Result<()> {
     let answer = control.call("checkpoint.delete", json!({ "volume": VOLUME, "name": POINT }))?;
     let job = answer["job"].as_str().context("checkpoint.delete names no job")?;
     control.wait_for_job(job, RELEASE_PATIENCE, |_| {})?;
+    Ok(())
+}
+
+/// Converts the point; names the job that gives its space back.
+fn begin_release(control: &mut Client) -> Result<String> {
+    let answer = control.call("checkpoint.convert", json!({ "volume": VOLUME, "name": POINT }))?;
+    answer["job"].as_str().map(String::from).context("checkpoint.convert names no job")
+}
+
+fn end_release(control: &mut Client, job: &str) -> Result<()> {
+    control.wait_for_job(job, RELEASE_PATIENCE, |_| {})?;
+    control.call("refpoint.delete", json!({ "volume": VOLUME, "name": POINT }))?;
     Ok(())
 }
 

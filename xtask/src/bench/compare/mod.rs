@@ -30,7 +30,7 @@ use super::start::processor_times;
 use crate::qemu::Accelerator;
 use crate::shell::say;
 use datum::Guest;
-pub(super) use datum::{Hosted, build_hosted};
+pub(super) use datum::{Hosted, allocate, build_hosted};
 use host::{Plain, Qcow2, Snapshot};
 pub(super) use linux::plain_machine as linux_machine;
 use linux::{Linux, Volume};
