@@ -57,6 +57,23 @@ struct Unflushed {
     data: Rc<Stored>,
     /// When its request completed; `None` while in flight.
     completed: Option<u64>,
+    /// A discard left it.
+    rubbish: bool,
+}
+
+/// A block that a power loss could still take.
+#[derive(Clone, Copy, Debug)]
+pub struct Volatile<'a> {
+    /// Where it lies.
+    pub at: u64,
+    /// When its request was submitted, by the disk's clock.
+    pub submitted: u64,
+    /// When it completed; `None` while in flight.
+    pub completed: Option<u64>,
+    /// What was written, or what a discard left.
+    pub bytes: &'a [u8; BLOCK_SIZE],
+    /// Whether a discard left it.
+    pub rubbish: bool,
 }
 
 enum Command {
@@ -69,18 +86,32 @@ enum Command {
 /// Requests that take long: they are carried out late, while others go on.
 #[derive(Clone, Copy, Debug)]
 pub struct Slow {
-    /// Reads are slow; otherwise everything that changes the disk, flushes among it.
-    pub reads: bool,
+    /// Which are.
+    pub sort: Sort,
     /// How many of those that are submitted next.
     pub requests: u64,
+    /// Of which this one in so many is, ending with the last.
+    pub one_in: u64,
     /// For so many submissions and completions of this disk, unless nothing else is left to do.
     pub lasting: u64,
 }
 
+/// Sorts of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// Reads.
+    Reads,
+    /// Everything that changes the disk, flushes among it.
+    Changes,
+    /// Flushes alone.
+    Flushes,
+}
+
 impl Slow {
-    /// Some requests of either sort.
-    pub fn pick(rng: &mut Rng, reads: bool) -> Self {
-        Self { reads, requests: rng.between(1, 4), lasting: *rng.pick(&[30, 300, 3000]) }
+    /// Some requests of a sort.
+    pub fn pick(rng: &mut Rng, sort: Sort) -> Self {
+        let (requests, one_in) = *rng.pick(&[(1, 1), (2, 1), (4, 1), (30, 7)]);
+        Self { sort, requests, one_in, lasting: *rng.pick(&[30, 300, 3000]) }
     }
 }
 
@@ -108,6 +139,7 @@ struct State {
     in_flight: Vec<Request>,
     clock: u64,
     requests: u64,
+    flushes: u64,
     /// Counts what changed the states a power loss could leave.
     changes: u64,
     trace: u64,
@@ -134,6 +166,7 @@ impl SimulatedDisk {
             in_flight: Vec::new(),
             clock: 0,
             requests: 0,
+            flushes: 0,
             changes: 0,
             trace: 0,
             scramble: Rng::new(0xd15c),
@@ -236,6 +269,11 @@ impl SimulatedDisk {
         self.state.borrow().requests
     }
 
+    /// Flushes among them.
+    pub fn flushes(&self) -> u64 {
+        self.state.borrow().flushes
+    }
+
     /// Advances whenever what a power loss could leave has changed: a write or discard was submitted, a flush
     /// has completed. A write's completion alone changes nothing of that.
     pub fn changes(&self) -> u64 {
@@ -245,6 +283,24 @@ impl SimulatedDisk {
     /// Blocks that a power loss could still take.
     pub fn unflushed(&self) -> usize {
         self.state.borrow().unflushed.len()
+    }
+
+    /// Looks at each block that a power loss could still take.
+    pub fn each_volatile(&self, mut look: impl FnMut(Volatile<'_>)) {
+        for block in &self.state.borrow().unflushed {
+            let Unflushed { request, at, completed, rubbish, .. } = *block;
+            look(Volatile { at, submitted: request, completed, bytes: &block.data.bytes, rubbish });
+        }
+    }
+
+    /// The disk's clock: submissions and completions so far.
+    pub fn now(&self) -> u64 {
+        self.state.borrow().clock
+    }
+
+    /// Its size.
+    pub fn blocks(&self) -> u64 {
+        self.state.borrow().geometry.blocks
     }
 
     /// What a disk keeps in memory is not the product's.
@@ -267,6 +323,7 @@ impl SimulatedDisk {
             return Completion(reply);
         }
         state.requests += 1;
+        state.flushes += u64::from(matches!(command, Command::Flush { .. }));
         let blocks: Vec<Rc<Stored>> = match &command {
             Command::Write { buffers } => buffers.iter().map(|buffer| state.store(buffer)).collect(),
             _ => Vec::new(),
@@ -328,11 +385,15 @@ impl State {
 
     /// When a request may be carried out.
     fn not_before(&mut self, command: &Command) -> u64 {
-        let reads = matches!(command, Command::Read { .. });
+        let meant = |sort| match (sort, command) {
+            (Sort::Reads, command) => matches!(command, Command::Read { .. }),
+            (Sort::Changes, command) => !matches!(command, Command::Read { .. }),
+            (Sort::Flushes, command) => matches!(command, Command::Flush { .. }),
+        };
         match &mut self.slow {
-            Some(slow) if slow.reads == reads && slow.requests > 0 => {
+            Some(slow) if meant(slow.sort) && slow.requests > 0 => {
                 slow.requests -= 1;
-                self.clock + slow.lasting
+                if slow.requests.is_multiple_of(slow.one_in) { self.clock + slow.lasting } else { 0 }
             }
             _ => 0,
         }
@@ -367,7 +428,13 @@ impl State {
     /// Puts the blocks of a write in flight where a power loss can find them.
     fn cache(&mut self, request: u64, start: u64, blocks: Vec<Rc<Stored>>) {
         self.changes += 1;
-        let writes = (start..).zip(blocks).map(|(at, data)| Unflushed { request, at, data, completed: None });
+        let writes = (start..).zip(blocks).map(|(at, data)| Unflushed {
+            request,
+            at,
+            data,
+            completed: None,
+            rubbish: false,
+        });
         self.unflushed.extend(writes);
     }
 
@@ -382,7 +449,7 @@ impl State {
         for at in held {
             let data = Stored::new([self.scramble.draw() as u8; BLOCK_SIZE]);
             self.changes += 1;
-            self.unflushed.push(Unflushed { request, at, data, completed: None });
+            self.unflushed.push(Unflushed { request, at, data, completed: None, rubbish: true });
         }
     }
 

@@ -32,7 +32,7 @@ fn an_unflushed_write_is_visible_and_may_vanish() {
 #[test]
 fn a_slow_read_is_carried_out_late_and_for_good() {
     let (mut executor, disk) = machine(16);
-    disk.slow(Slow { reads: true, requests: 1, lasting: 100 });
+    disk.slow(Slow { sort: Sort::Reads, requests: 1, one_in: 1, lasting: 100 });
     let slow = disk.read(3, vec![block(0)]);
     executor.run(disk.write(3, vec![block(7)])).1.unwrap();
     assert_eq!((disk.pending(), disk.state.borrow().in_flight.len()), (0, 1));

@@ -118,6 +118,8 @@ pub struct Executor {
     slow: Option<usize>,
     /// Called after every step.
     watcher: Option<Rc<dyn Fn()>>,
+    /// Ends a drive, as if its steps were used up.
+    halt: Option<Box<dyn FnMut() -> bool>>,
     steps: u64,
 }
 
@@ -132,6 +134,7 @@ impl Executor {
             background_share: 100,
             slow: None,
             watcher: None,
+            halt: None,
             steps: 0,
         };
         executor.reseed(seed);
@@ -162,9 +165,14 @@ impl Executor {
         self.background.push(Task::new(Box::pin(future)));
     }
 
-    /// Calls `watcher` after every step from now on.
-    pub fn watch(&mut self, watcher: Option<Rc<dyn Fn()>>) {
-        self.watcher = watcher;
+    /// Calls `watcher` after every step from now on. Returns whom it called until now.
+    pub fn watch(&mut self, watcher: Option<Rc<dyn Fn()>>) -> Option<Rc<dyn Fn()>> {
+        std::mem::replace(&mut self.watcher, watcher)
+    }
+
+    /// Ends whatever is driven as soon as `halt` says so after a step, as if no more steps were left to it.
+    pub fn halt_when(&mut self, halt: Option<Box<dyn FnMut() -> bool>>) {
+        self.halt = halt;
     }
 
     /// Power off: drops every task where it stands, and forgets the hardware.
@@ -271,6 +279,9 @@ impl Executor {
             }
             if matches!(next, Move::Awaited(_)) && results.iter().flatten().count() >= enough {
                 return (results, None);
+            }
+            if self.halt.as_mut().is_some_and(|halt| halt()) {
+                break;
             }
         }
         (results, Some(Stopped::Budget))

@@ -139,6 +139,11 @@ impl<D> FaultyDisk<D> {
         self.rules.borrow_mut().push(rule);
     }
 
+    /// Whether it behaves.
+    pub fn is_honest(&self) -> bool {
+        self.rules.borrow().is_empty()
+    }
+
     /// Behaves again.
     pub fn heal(&self) {
         self.rules.borrow_mut().clear();

@@ -50,6 +50,7 @@ pub enum Kind {
     Reopen,
     Crash,
     Verify,
+    Check,
     Scrub,
 }
 
@@ -145,7 +146,7 @@ pub const LOSSES: Mix = &[
     (Kind::Crash, 24),
 ];
 
-/// What is to be released comes faster than it is done.
+/// What is to be released comes faster than it is done, and is looked at half done.
 pub const BACKLOG: Mix = &[
     (Kind::Write, 12),
     (Kind::Scatter, 6),
@@ -170,6 +171,7 @@ pub const BACKLOG: Mix = &[
     (Kind::Reopen, 1),
     (Kind::Crash, 4),
     (Kind::Verify, 1),
+    (Kind::Check, 8),
 ];
 
 /// One operation.
@@ -243,9 +245,10 @@ impl Shape {
 }
 
 impl Shape {
-    /// Volumes that together are more than a small pool holds, and requests as large as they get.
+    /// Volumes that together are more than a small pool holds, some so large that a trim is left to a drop job, and
+    /// requests as large as they get.
     pub fn crowded() -> Self {
-        Self { sizes: vec![700, 1500, 3000, 6000], write_max: 256, volumes_max: 3, points_max: 3 }
+        Self { sizes: vec![700, 1500, 3000, 6000, 20_000], write_max: 256, volumes_max: 3, points_max: 3 }
     }
 
     /// Volumes of which a trim cuts off whole subtrees, small enough that others are freed with them.

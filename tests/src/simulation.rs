@@ -6,12 +6,12 @@
 use crate::action::Action;
 use crate::blockmap::BlockMap;
 use crate::compare::compare;
-use crate::disk::Slow;
+use crate::disk::{Slow, Sort};
 use crate::observe;
 use crate::operation::{Chooser, Kind, Mix, Operation, Shape, generate};
 use crate::perform::{Disk, name};
 use crate::rng::Rng;
-use crate::world::{Ending, Moment, Setup, World, demand_reason, fail, need};
+use crate::world::{Ending, Moment, Setup, World, fail};
 use datum_store::{ErrorKind, Image};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -237,6 +237,7 @@ impl Run<'_> {
                 self.verify_held();
                 self.world.check();
             }
+            Kind::Check => self.world.check(),
             Kind::Scrub => self.world.scrub(),
             _ => self.plain(operation),
         }
@@ -256,7 +257,7 @@ impl Run<'_> {
         let full = error.kind() == ErrorKind::NoSpace && self.plan.may_fill;
         assert!(full, "{action:?}: {error} {:?}", error.observations());
         if matches!(action, Action::Write { .. } | Action::WritePartial { .. }) {
-            demand_reason(&action, &error, room, need(&[vec![action.clone()]]));
+            self.world.demand_reason(&action, &error, room, &[vec![action.clone()]]);
         }
         true
     }
@@ -362,21 +363,22 @@ impl Run<'_> {
 
     /// The same, by a reader whose disk takes so long over it that commits come and go.
     fn slow_reader(&mut self, operation: Operation) {
-        self.slow_disks(operation, true);
+        self.slow_disks(operation, Sort::Reads);
         self.read_beside(operation);
         self.world.executor.step(STEPS_TO_BEGIN);
     }
 
     /// A commit that goes on beside what follows, held up by its disks.
     fn slow_commit(&mut self, operation: Operation) {
-        self.slow_disks(operation, false);
+        let sort = *Rng::new(operation.salt ^ 0x50f7).pick(&[Sort::Changes, Sort::Flushes]);
+        self.slow_disks(operation, sort);
         self.world.commit_beside();
         self.world.executor.step(STEPS_TO_BEGIN);
     }
 
-    fn slow_disks(&mut self, operation: Operation, reads: bool) {
+    fn slow_disks(&mut self, operation: Operation, sort: Sort) {
         let mut rng = Rng::new(operation.salt ^ 0x510);
-        self.world.disks.iter().for_each(|disk| disk.inner().slow(Slow::pick(&mut rng, reads)));
+        self.world.disks.iter().for_each(|disk| disk.inner().slow(Slow::pick(&mut rng, sort)));
     }
 
     /// Many small writes, each flushed: the log fills, whatever a commit is at, and now and then goes all round.
@@ -415,9 +417,18 @@ impl Run<'_> {
         let state = self.world.model.state.clone();
         let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
         let clients = chooser.clients(&mut self.world.contents);
-        if self.plan.may_fill && !clients.is_empty() {
-            self.world.rush(&clients);
+        if !self.plan.may_fill || clients.is_empty() {
+            return;
         }
+        // Some readers come meanwhile, and of all reads some take long.
+        let mut rng = Rng::new(operation.salt ^ 0x4ead);
+        if rng.chance(30) {
+            self.slow_disks(operation, Sort::Reads);
+        }
+        for _ in 0..rng.below(3) {
+            self.read_beside(Operation { salt: rng.draw(), ..operation });
+        }
+        self.world.rush(&clients);
     }
 
     fn hold(&mut self, operation: Operation) {
@@ -449,6 +460,13 @@ impl Run<'_> {
 
     fn crash(&mut self, operation: Operation) {
         let mut rng = Rng::new(operation.salt ^ 2);
+        // What no flush covers yet, and a commit beside which it is asked for.
+        if rng.chance(30) {
+            self.together(operation);
+        }
+        if rng.chance(30) {
+            self.slow_commit(operation);
+        }
         let inner = *rng.pick(&[
             Kind::Write,
             Kind::Write,
@@ -481,15 +499,20 @@ impl Run<'_> {
             kind => self.choose(operation, kind).into_iter().collect(),
         };
         let most = *rng.pick(&[10, 60, 400]);
-        let steps = rng.below(most);
-        // Some end right after an acknowledgement, which is when a promise is easiest broken.
-        let moment = match rng.chance(30) && !actions.is_empty() {
-            true => Moment { steps: 20_000, replies: rng.between(1, actions.len() as u64) as usize },
-            false => Moment { steps, replies: actions.len() },
+        let (steps, replies) = (rng.below(most), actions.len());
+        // Some end right after an acknowledgement, which is when a promise is easiest broken, and some during a flush,
+        // which is when most can be lost.
+        let moment = match rng.below(10) {
+            0..3 if replies > 0 => {
+                let replies = rng.between(1, replies as u64) as usize;
+                Moment { steps: 20_000, replies, flushes: None }
+            }
+            3..6 => Moment { steps: 2000, replies, flushes: Some((rng.between(1, 6), rng.below(8))) },
+            _ => Moment { steps, replies, flushes: None },
         };
         let ending = Ending::pick(&mut rng);
         let depth = *rng.pick(&[0, 0, 1, 2]);
-        let reopenings: Vec<u64> = (0..depth).map(|_| rng.below(400)).collect();
+        let reopenings: Vec<Moment> = (0..depth).map(|_| Moment::in_an_opening(&mut rng)).collect();
         self.held.clear();
         self.world.crash_at(actions, moment, ending, &reopenings);
         self.world.verify_changes();

@@ -5,12 +5,13 @@
 //! pool again, and demands that it stand at exactly one state of its history since the last durable moment.
 
 mod crash;
+mod durable;
 mod group;
 mod start;
 mod verify;
 
 pub use crash::{Ending, Moment};
-pub use group::{Fate, demand_reason, need};
+pub use group::{Fate, Room};
 pub use start::Start;
 
 use crate::action::Action;
@@ -207,7 +208,11 @@ impl World {
     pub fn attempt_alone(&mut self, action: &Action) -> Result<Reply, Error> {
         self.note(action);
         let work = self.prepare(action);
+        let before = self.clocks();
         let reply = self.executor.run(work)?;
+        if action.is_durable() {
+            self.demand_durable(&before);
+        }
         self.model.acknowledge(action, self.incarnation);
         self.check_reply(action, &reply);
         Ok(reply)
@@ -333,7 +338,9 @@ impl World {
     pub fn open_for(&mut self, steps: u64) -> Option<Result<(), Error>> {
         let incarnation = self.rng.draw();
         let open = watched(Pool::open(self.disks.clone(), incarnation, self.config));
+        let before = self.watch_superblocks();
         let (mut opened, _) = self.executor.drive(vec![Box::pin(open)], steps);
+        self.executor.watch(before);
         match opened.remove(0)? {
             Ok(pool) => self.start(pool, incarnation),
             Err(error) => return Some(Err(error)),

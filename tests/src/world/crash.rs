@@ -35,19 +35,31 @@ pub struct Moment {
     pub steps: u64,
     /// As soon as so many of the actions under way were answered.
     pub replies: usize,
+    /// Or so many flushes were asked of the disks, and so many steps have passed since.
+    pub flushes: Option<(u64, u64)>,
+}
+
+impl Moment {
+    /// Some time in an opening.
+    pub fn in_an_opening(rng: &mut Rng) -> Self {
+        let flushes = rng.chance(50).then(|| (rng.between(1, 12), rng.below(8)));
+        Self { steps: if flushes.is_some() { 2000 } else { rng.below(400) }, replies: 1, flushes }
+    }
 }
 
 impl World {
     /// Starts `actions`, lets `steps` steps pass, cuts the power under `policy`, and opens the pool again,
     /// failing the power once more after each number of steps in `reopenings`.
     pub fn crash_during(&mut self, actions: Vec<Action>, steps: u64, policy: PowerLoss, reopenings: &[u64]) {
-        let moment = Moment { steps, replies: actions.len() };
-        self.crash_at(actions, moment, Ending::PowerLoss(policy), reopenings);
+        let moment = Moment { steps, replies: actions.len(), flushes: None };
+        let reopenings: Vec<Moment> =
+            reopenings.iter().map(|&steps| Moment { steps, replies: 1, flushes: None }).collect();
+        self.crash_at(actions, moment, Ending::PowerLoss(policy), &reopenings);
     }
 
     /// Starts `actions`, ends the machine at some moment, and opens the pool again, which comes to some other
-    /// end after each number of steps in `reopenings`.
-    pub fn crash_at(&mut self, actions: Vec<Action>, moment: Moment, ending: Ending, reopenings: &[u64]) {
+    /// end at each moment in `reopenings`.
+    pub fn crash_at(&mut self, actions: Vec<Action>, moment: Moment, ending: Ending, reopenings: &[Moment]) {
         let candidates = self.interrupt(actions, moment);
         if self.trace {
             eprintln!("  the machine ends: {ending:?} at {moment:?}, again after {reopenings:?}");
@@ -62,7 +74,9 @@ impl World {
             self.note(action);
             work.push(self.prepare(action));
         }
+        self.halt_at(moment);
         let (replies, _) = self.executor.drive_until(work, moment.replies, moment.steps);
+        self.executor.halt_when(None);
         let data = |action: &Action| matches!(action, Action::Write { .. } | Action::WritePartial { .. });
         if actions.len() > 1 && !actions.iter().all(data) {
             let replies: Vec<_> =
@@ -115,12 +129,30 @@ impl World {
         self.model.settle(self.model.state.clone());
     }
 
-    fn crash(&mut self, ending: Ending, reopenings: &[u64], candidates: Vec<Candidate>) {
+    /// Has the executor end what it drives while a flush is under way, where the moment says so.
+    fn halt_at(&mut self, moment: Moment) {
+        let Some((flushes, mut steps)) = moment.flushes else { return };
+        let disks: Vec<_> = self.disks.iter().map(|disk| disk.inner().clone()).collect();
+        let asked = move || disks.iter().map(|disk| disk.flushes()).sum::<u64>();
+        let until = asked() + flushes;
+        self.executor.halt_when(Some(Box::new(move || {
+            let over = asked() >= until && steps == 0;
+            steps -= u64::from(asked() >= until && steps > 0);
+            over
+        })));
+    }
+
+    fn crash(&mut self, ending: Ending, reopenings: &[Moment], candidates: Vec<Candidate>) {
         self.restart(ending);
-        for steps in reopenings {
+        for moment in reopenings {
             self.incarnation = self.rng.draw();
             let open = Pool::open(self.disks.clone(), self.incarnation, self.config);
-            if let Some(Err(error)) = self.executor.run_for(open, *steps) {
+            self.halt_at(*moment);
+            let before = self.watch_superblocks();
+            let opened = self.executor.run_for(open, moment.steps);
+            self.executor.watch(before);
+            self.executor.halt_when(None);
+            if let Some(Err(error)) = opened {
                 panic!("after a power loss the pool does not open: {error} {:?}", error.observations());
             }
             let ending = Ending::pick(&mut self.rng);

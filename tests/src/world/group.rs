@@ -2,6 +2,7 @@
 
 use super::{World, fail};
 use crate::action::Action;
+use crate::blockmap::BlockMap;
 use crate::content::BLOCK_SIZE;
 use crate::executor::BoxFuture;
 use crate::model::Candidate;
@@ -100,7 +101,7 @@ impl World {
             for (action, reply) in client.iter().zip(replies) {
                 match reply {
                     Ok(()) => own.push(action.clone()),
-                    Err(error) => demand_reason(action, &error, room, need(clients)),
+                    Err(error) => self.demand_reason(action, &error, room, clients),
                 }
             }
             done.push(own);
@@ -110,9 +111,63 @@ impl World {
         self.settle(vec![Candidate::exactly(reached)]);
     }
 
-    /// Blocks that clients' writes can have by what the pool says.
-    pub fn room(&self) -> u64 {
-        self.pool().status().available_bytes / BLOCK_SIZE as u64
+    /// What clients' writes can have by what the pool says.
+    pub fn room(&self) -> Room {
+        let status = self.pool().status();
+        let blocks = status.available_bytes / BLOCK_SIZE as u64;
+        Room { blocks, exact: status.releases_pending == 0 }
+    }
+
+    /// Demands that the refusal of something that clients ask for side by side be for want of space, and that so much
+    /// space was not there before they began.
+    pub fn demand_reason(&self, action: &Action, error: &Error, room: Room, clients: &[Vec<Action>]) {
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{action:?}: {error} {:?}", error.observations());
+        let need = self.need(room, clients);
+        let had = room.blocks;
+        assert!(had < need, "{action:?}: {error}, with room for {had} blocks where {need} are enough");
+    }
+
+    /// More blocks than clients can need at any time, however their requests come together: a place for each block that
+    /// they write, unless it has one that comes back, another while it is being overwritten, and the nodes above, which a
+    /// commit may hold twice.
+    fn need(&self, room: Room, clients: &[Vec<Action>]) -> u64 {
+        let mut written: BTreeSet<(&str, u64)> = BTreeSet::new();
+        let mut nodes: BTreeSet<(&str, u64, u64)> = BTreeSet::new();
+        let mut under_way = 0;
+        for client in clients {
+            let mut largest = 0;
+            for action in client {
+                let (volume, first, count) = match action {
+                    Action::Write { volume, first, contents } => (volume, *first, contents.len() as u64),
+                    Action::WritePartial { volume, block, .. } => (volume, *block, 1),
+                    Action::Trim { volume, first, count } => {
+                        nodes.extend(paths(volume, *first));
+                        nodes.extend(paths(volume, first + count - 1));
+                        continue;
+                    }
+                    _ => continue,
+                };
+                largest = largest.max(count);
+                for block in first..first + count {
+                    written.insert((volume, block));
+                    nodes.extend(paths(volume, block));
+                }
+            }
+            under_way += largest;
+        }
+        let grows = |&&(volume, block): &&(&str, u64)| !(room.exact && self.is_alone(volume, block));
+        written.iter().filter(grows).count() as u64 + under_way + 4 * nodes.len() as u64 + SLACK
+    }
+
+    /// Whether a block holds something that no checkpoint and no other volume shares with it.
+    fn is_alone(&self, volume: &str, block: u64) -> bool {
+        let volumes = &self.model.state.volumes;
+        let shown = |map: &BlockMap| (block < map.size()).then(|| map.get(block).content).flatten();
+        let Some(content) = shown(&volumes[volume].head) else { return false };
+        volumes.iter().all(|(name, other)| {
+            let shares = |map: &BlockMap| shown(map) == Some(content);
+            (name == volume || !shares(&other.head)) && !other.checkpoints().any(|(_, map)| shares(map))
+        })
     }
 
     /// Starts a commit that goes on beside what follows.
@@ -158,45 +213,17 @@ impl World {
     }
 }
 
-/// Demands that a refusal be for want of space, and that so much space was not there.
-pub fn demand_reason(action: &Action, error: &Error, room: u64, need: u64) {
-    assert_eq!(error.kind(), ErrorKind::NoSpace, "{action:?}: {error} {:?}", error.observations());
-    assert!(room < need, "{action:?}: {error}, with room for {room} blocks where {need} are enough");
+/// What a pool has left.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    blocks: u64,
+    /// No version waits for its release, so that what only one head has comes back when it is overwritten.
+    exact: bool,
 }
 
 /// Blocks of metadata that nobody here needs more of at a time, whatever else is done: paths of the object table, of the
 /// free map, what both allocation windows keep from each other.
 const SLACK: u64 = 512;
-
-/// More blocks than clients can need at any time, however their requests come together: a place for each block that they
-/// write, another while it is being overwritten, and the nodes above, which a commit may hold twice.
-pub fn need(clients: &[Vec<Action>]) -> u64 {
-    let mut written: BTreeSet<(&str, u64)> = BTreeSet::new();
-    let mut nodes: BTreeSet<(&str, u64, u64)> = BTreeSet::new();
-    let mut under_way = 0;
-    for client in clients {
-        let mut largest = 0;
-        for action in client {
-            let (volume, first, count) = match action {
-                Action::Write { volume, first, contents } => (volume, *first, contents.len() as u64),
-                Action::WritePartial { volume, block, .. } => (volume, *block, 1),
-                Action::Trim { volume, first, count } => {
-                    nodes.extend(paths(volume, *first));
-                    nodes.extend(paths(volume, first + count - 1));
-                    continue;
-                }
-                _ => continue,
-            };
-            largest = largest.max(count);
-            for block in first..first + count {
-                written.insert((volume, block));
-                nodes.extend(paths(volume, block));
-            }
-        }
-        under_way += largest;
-    }
-    written.len() as u64 + under_way + 4 * nodes.len() as u64 + SLACK
-}
 
 /// The nodes above a block.
 fn paths(volume: &str, block: u64) -> impl Iterator<Item = (&str, u64, u64)> {
