@@ -16,6 +16,7 @@ pub(crate) enum Direction {
 
 /// What all sessions share, in blocks.
 pub(crate) struct Buffers {
+    blocks: usize,
     free: Cell<usize>,
     session_max: usize,
     signal: Signal,
@@ -24,7 +25,12 @@ pub(crate) struct Buffers {
 impl Buffers {
     pub(crate) fn new(shared_bytes: u64) -> Rc<Self> {
         let blocks = usize::try_from(shared_bytes / 4096).unwrap_or(usize::MAX).max(SHARED_BLOCKS_MIN);
-        Rc::new(Self { free: Cell::new(blocks), session_max: blocks / 2, signal: Signal::default() })
+        Rc::new(Self { blocks, free: Cell::new(blocks), session_max: blocks / 2, signal: Signal::default() })
+    }
+
+    /// Blocks of payloads under way.
+    pub(crate) fn in_use(&self) -> usize {
+        self.blocks - self.free.get()
     }
 }
 

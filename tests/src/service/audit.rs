@@ -79,6 +79,22 @@ impl Audit {
         self.nbd.leave(&mut self.rng);
     }
 
+    /// With everything answered and everybody gone, sees that no room for payloads is held for anyone any more.
+    pub(crate) async fn at_rest(mut self) {
+        self.control.connect();
+        self.control.hear_line().await;
+        for _ in 0..POLLS_MAX {
+            let metrics =
+                self.call("system.metrics", json!({})).await.unwrap_or_else(|what| panic!("{what}"));
+            let metrics = metrics["text"].as_str().expect("metrics are a text");
+            if metrics.lines().any(|line| line == "datum_payload_bytes 0") {
+                return;
+            }
+            self.context.environment.sleep(10_000_000).await;
+        }
+        panic!("room for payloads is held though nobody asks for anything");
+    }
+
     async fn call(&mut self, method: &str, params: Value) -> Result<Value, String> {
         self.next += 1;
         let request = json!({ "jsonrpc": "2.0", "id": self.next, "method": method, "params": params });

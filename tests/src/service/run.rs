@@ -218,12 +218,30 @@ impl<'a> Run<'a> {
         let judge = self.judge.borrow();
         let stuck = pause == Pause::Stuck || (pause == Pause::Budget && life.steps == LIFE_STEPS);
         assert!(!stuck || judge.faulty, "clients wait for what never comes: {pause:?}");
+        let healthy = !judge.faulty;
         drop(judge);
+        if pause == Pause::Done && healthy {
+            self.at_rest(&mut machine, life);
+        }
         if pause == Pause::PoweredOff {
             self.tally.shutdowns += 1;
         }
         self.end(machine, life.ending);
         true
+    }
+
+    /// Everybody is gone: nothing is held for them.
+    fn at_rest(&self, machine: &mut Machine, life: &Life) {
+        let (control, nbd) = (machine.control_port("rest"), machine.nbd_port("rest"));
+        let audit = Audit::new(control, nbd, self.context(machine), life.seed);
+        let done = Rc::new(Cell::new(false));
+        let flag = done.clone();
+        machine.executor.spawn(async move {
+            audit.at_rest().await;
+            flag.set(true);
+        });
+        let pause = machine.run_until(LIFE_STEPS, || done.get());
+        assert_eq!(pause, Pause::Done, "a machine at rest");
     }
 
     /// The machine ends, and the disks keep what they must.

@@ -4,7 +4,7 @@ use crate::appliance::Appliance;
 use crate::environment::Environment;
 use alloc::string::String;
 use core::fmt::Write;
-use datum_store::device::BlockDevice;
+use datum_store::device::{BLOCK_SIZE, BlockDevice};
 use datum_store::{Counters, PoolStatus};
 use serde_json::{Value, json};
 
@@ -76,6 +76,12 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         metrics.gauge("memory_used_bytes", "Bytes allocated.", memory.used_bytes);
         metrics.gauge("memory_high_water_bytes", "The most ever allocated.", memory.high_water_bytes);
         metrics.gauge("sessions", "Connected clients.", self.sessions.count() as u64);
+        let payloads = (self.buffers.in_use() * BLOCK_SIZE) as u64;
+        metrics.gauge(
+            "payload_bytes",
+            "Bytes of payloads under way, of those that sessions share.",
+            payloads,
+        );
         metrics.gauge("jobs_active", "Jobs that run or wait.", self.jobs.active() as u64);
         metrics.gauge(
             "greeting_nanoseconds",
