@@ -5,15 +5,18 @@
 //! until its step ends: nobody else can have taken it. A test program installs it with
 //! `#[global_allocator] static ALLOCATOR: Scarce = Scarce;`; in any other program nothing counts and nothing fails.
 
+mod stack;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::{process, ptr};
 
 /// Which allocations fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure {
-    /// So many that count succeed first.
+    /// So many that count succeed first; with [`NEVER`] all do, and call sites are noted.
     pub after: u64,
     /// All that count fail from then on, not one alone.
     pub lasting: bool,
@@ -23,6 +26,12 @@ pub struct Failure {
     /// ends.
     pub before: fn(usize),
 }
+
+/// The number of no allocation.
+pub const NEVER: u64 = u64::MAX;
+
+/// Of allocations of so many bytes or more each call site is noted: the sizes that requests decide are among these.
+pub const SITE_BYTES_MIN: usize = 512;
 
 /// More bytes than this, taken and given back at once, are room that was asked for.
 pub const ASKED_BYTES_MIN: usize = 16 << 10;
@@ -36,6 +45,8 @@ thread_local! {
     static COUNTED: Cell<u64> = const { Cell::new(0) };
     static LARGEST: Cell<usize> = const { Cell::new(0) };
     static LARGE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    /// The first that counted from each call site.
+    static SITES: RefCell<BTreeMap<u64, u64>> = const { RefCell::new(BTreeMap::new()) };
     static FAILURE: Cell<Option<Failure>> = const { Cell::new(None) };
 }
 
@@ -68,6 +79,7 @@ pub fn begin(failure: Option<Failure>) {
     COUNTED.set(0);
     LARGEST.set(0);
     LARGE.take();
+    SITES.take();
     FAILURE.set(failure);
 }
 
@@ -85,6 +97,12 @@ pub fn largest() -> usize {
 /// The numbers of those that counted and were larger than [`ASKED_BYTES_MIN`].
 pub fn large() -> Vec<u64> {
     LARGE.with_borrow(Vec::clone)
+}
+
+/// The number of the first large enough that counted from each call site, and what names that site in every run of this program: the
+/// product's whole way to it.
+pub fn sites() -> Vec<(u64, u64)> {
+    SITES.with_borrow(|sites| sites.iter().map(|(site, number)| (*number, *site)).collect())
 }
 
 /// Whether there is room for it that was asked for before. `moved` bytes are given back once it is there.
@@ -127,6 +145,14 @@ fn fails(bytes: usize, moved: usize) -> bool {
         exempt(|| LARGE.with_borrow_mut(|large| large.push(number)));
     }
     let Some(failure) = failure else { return false };
+    if failure.after == NEVER && bytes >= SITE_BYTES_MIN {
+        exempt(|| {
+            let site = stack::digest();
+            SITES.with_borrow_mut(|sites| {
+                sites.entry(site).or_insert(number);
+            });
+        });
+    }
     if number == failure.after {
         // Nothing fails meanwhile, and nothing may unwind out of an allocator.
         FAILURE.set(None);
@@ -225,6 +251,23 @@ mod tests {
         });
         assert!(!watched(|| there_is_room(1)));
         assert_eq!((large(), end()), (vec![0, 1], 4));
+    }
+
+    #[test]
+    fn a_call_site_is_noted_once() {
+        // A loop that the compiler unrolls is as many places.
+        #[inline(never)]
+        fn twice() -> [bool; 3] {
+            [there_is_room(SITE_BYTES_MIN), there_is_room(SITE_BYTES_MIN + 1), there_is_room(1)]
+        }
+        begin(failure(NEVER, false, 0));
+        watched(|| (0..std::hint::black_box(3)).for_each(|_| assert_eq!(twice(), [true; 3])));
+        let mut numbers: Vec<u64> = sites().into_iter().map(|(number, _)| number).collect();
+        numbers.sort_unstable();
+        assert_eq!((numbers, end()), (vec![0, 1], 9));
+        begin(failure(7, false, 0));
+        watched(twice);
+        assert_eq!((sites().len(), end()), (0, 3));
     }
 
     #[test]

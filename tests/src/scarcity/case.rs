@@ -116,7 +116,8 @@ impl Case {
         }
         let counted = datum_scarcity::end();
         if !FAILED.get() {
-            return Some(Ending::Beyond { count: counted, large: datum_scarcity::large() });
+            let (large, sites) = (datum_scarcity::large(), datum_scarcity::sites());
+            return Some(Ending::Beyond { count: counted, large, sites });
         }
         let refused = life.refused;
         life.goes_on();

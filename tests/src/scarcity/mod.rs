@@ -23,6 +23,8 @@ pub enum Ending {
         count: u64,
         /// The numbers of the large ones among them.
         large: Vec<u64>,
+        /// The first of each call site, and what names the site.
+        sites: Vec<(u64, u64)>,
     },
     /// A request was refused, and was done when it was asked again.
     Refused,

@@ -16,6 +16,7 @@ const RECOVERED: &str = "recovered; no memory for bytes: ";
 /// What it says before the work that was refused is done again and again.
 const AGAIN: &str = "once more, and more often";
 const BEYOND: &str = "done; allocations: ";
+const SITES: &str = "first of each call site, and the site:";
 const REFUSED: &str = "refused, and goes on";
 const ABSORBED: &str = "goes on";
 const NOTHING: &str = "means nothing";
@@ -30,6 +31,8 @@ pub struct Report {
     pub workloads: u64,
     /// Allocations that their last works make.
     pub allocations: u64,
+    /// Call sites among them, those of each workload for itself.
+    pub sites: u64,
     /// Those that were made to fail.
     pub cases: u64,
     /// The machine was reset.
@@ -52,9 +55,11 @@ pub struct Report {
 pub(crate) fn say(ending: Option<Ending>) {
     match ending {
         None => println!("{NOTHING}"),
-        Some(Ending::Beyond { count, large }) => {
+        Some(Ending::Beyond { count, large, sites }) => {
             let large: String = large.iter().map(|number| format!(" {number}")).collect();
             println!("{BEYOND}{count}{large}");
+            let sites: String = sites.iter().map(|(number, site)| format!(" {number} {site}")).collect();
+            println!("{SITES}{sites}");
         }
         Some(Ending::Refused) => println!("{REFUSED}"),
         Some(Ending::Absorbed) => println!("{ABSORBED}"),
@@ -87,7 +92,7 @@ pub struct Workload {
     pub spelling: String,
     /// Under which word it is counted.
     pub word: String,
-    /// One allocation in so many fails, and each large one.
+    /// One allocation in so many fails, each large one, and one of each call site of such as may be large that no other workload has tried.
     pub stride: usize,
     /// So many fail at its end, where it is answered.
     pub last: u64,
@@ -101,8 +106,8 @@ impl Workload {
 
 /// How a process ended.
 enum End {
-    /// How many allocations there are, and the numbers of the large ones.
-    Beyond(u64, Vec<u64>),
+    /// How many allocations there are, the numbers of the large ones, and call sites.
+    Beyond(u64, Vec<u64>, Vec<(u64, u64)>),
     Nothing,
     Reset(usize),
     Refused,
@@ -114,12 +119,20 @@ struct Shared {
     workloads: Vec<Workload>,
     next: AtomicUsize,
     report: Mutex<Report>,
+    /// Call sites of which an allocation has failed or is about to.
+    tried: Mutex<BTreeSet<u64>>,
 }
 
 /// Runs all workloads, with one failing allocation a case.
 pub fn explore(test: Test, workloads: Vec<Workload>, threads: usize) -> Report {
     let started = Instant::now();
-    let shared = Shared { test, workloads, next: AtomicUsize::new(0), report: Mutex::default() };
+    let shared = Shared {
+        test,
+        workloads,
+        next: AtomicUsize::new(0),
+        report: Mutex::default(),
+        tried: Mutex::default(),
+    };
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(|| shared.work()))));
     let report = shared.report.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     Report { elapsed: started.elapsed(), ..report }
@@ -136,8 +149,8 @@ impl Shared {
 
     fn workload(&self, number: usize, workload: &Workload) {
         let all = workload.case(u64::MAX);
-        let (count, large) = match self.run(&all) {
-            Ok(End::Beyond(count, large)) => (count, large),
+        let (count, large, sites) = match self.run(&all) {
+            Ok(End::Beyond(count, large, sites)) => (count, large, sites),
             Ok(End::Nothing) => return,
             Ok(_) => return self.fail(&all, "an allocation failed that was not to fail"),
             Err(what) => return self.fail(&all, &what),
@@ -145,10 +158,12 @@ impl Shared {
         self.note(|report| {
             report.workloads += 1;
             report.allocations += count;
+            report.sites += sites.len() as u64;
         });
         let mut numbers: BTreeSet<u64> =
             (0..count).skip(number % workload.stride).step_by(workload.stride).collect();
         numbers.extend(large);
+        numbers.extend(self.untried(sites));
         numbers.extend(count.saturating_sub(workload.last)..count);
         for after in numbers {
             let case = workload.case(after);
@@ -157,6 +172,12 @@ impl Shared {
                 Err(what) => self.fail(&case, &what),
             }
         }
+    }
+
+    /// Of call sites those that no workload has tried; now they are.
+    fn untried(&self, sites: Vec<(u64, u64)>) -> Vec<u64> {
+        let mut tried = self.tried.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        sites.into_iter().filter(|(_, site)| tried.insert(*site)).map(|(number, _)| number).collect()
     }
 
     fn note(&self, change: impl FnOnce(&mut Report)) {
@@ -208,9 +229,10 @@ fn end(output: &Output) -> Option<End> {
     }
     match recovered {
         None if said.contains(NOTHING) => Some(End::Nothing),
-        None => after(BEYOND).and_then(|numbers| {
+        None => after(BEYOND).zip(after(SITES)).and_then(|(numbers, sites)| {
             let (count, large) = numbers.split_first()?;
-            Some(End::Beyond(*count, large.to_vec()))
+            let sites = sites.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+            Some(End::Beyond(*count, large.to_vec(), sites))
         }),
         Some(_) if said.contains(REFUSED) => Some(End::Refused),
         Some(_) => said.contains(ABSORBED).then_some(End::Absorbed),
@@ -262,6 +284,7 @@ impl Report {
         let rows = [
             ("workloads", self.workloads.to_string()),
             ("allocations they make", self.allocations.to_string()),
+            ("call sites of each", self.sites.to_string()),
             ("of them made to fail", self.cases.to_string()),
             ("ended in a reset", self.resets.to_string()),
             ("ended in a refused request", self.refusals.to_string()),

@@ -58,10 +58,15 @@ impl Asker {
 
     /// Asks for all of it, and leaves.
     pub(super) async fn all(&mut self, asks: &[Ask]) {
+        self.some(asks).await;
+        self.leave();
+    }
+
+    /// Asks for all of it, and stays.
+    pub(super) async fn some(&mut self, asks: &[Ask]) {
         for ask in asks {
             self.ask(ask).await;
         }
-        self.leave();
     }
 
     /// Asks for what changes nothing, and keeps the answers: they must come again.

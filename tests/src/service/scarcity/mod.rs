@@ -75,11 +75,14 @@ fn run(work: Option<&Work>, after: u64) -> Ending {
         Some(work) => life.work(work, after),
     };
     if !life.refusals.failed.get() {
-        return Ending::Beyond { count: counted, large: datum_scarcity::large() };
+        let (large, sites) = (datum_scarcity::large(), datum_scarcity::sites());
+        return Ending::Beyond { count: counted, large, sites };
     }
     let refused = life.refusals.any();
+    life.at_rest();
     if let Some(work) = work.filter(|work| refused && work.is_repeatable()) {
         life.repeat(work, after);
+        life.at_rest();
     }
     life.end();
     if refused { Ending::Refused } else { Ending::Absorbed }
@@ -211,6 +214,13 @@ impl Life {
         });
     }
 
+    fn some(&mut self, asks: Vec<Ask>) {
+        self.ask(|mut asker| async move {
+            asker.some(&asks).await;
+            asker
+        });
+    }
+
     /// Asks while an allocation fails. Returns how many allocations there were.
     fn work(&mut self, work: &Work, after: u64) -> u64 {
         self.connect();
@@ -253,16 +263,37 @@ impl Life {
         datum_scarcity::begin(Some(failure));
     }
 
-    /// What a refusal leaves behind adds up.
+    /// What a refusal leaves behind adds up: in many sessions, and in one.
     fn repeat(&mut self, work: &Work, after: u64) {
         say_again();
-        for _ in 0..REPETITIONS {
-            let failure = Failure { after, lasting: false, bytes_min: 0, before: |_| {} };
-            datum_scarcity::begin(Some(failure));
-            self.all(work.asks.clone());
-            datum_scarcity::end();
-            self.refusals.any();
+        (0..REPETITIONS).for_each(|_| self.without_memory(after, |life| life.all(work.asks.clone())));
+        let (opening, rest) = work.opening();
+        datum_scarcity::begin(None);
+        self.some(opening.to_vec());
+        let opened = datum_scarcity::end();
+        if let Some(after) = after.checked_sub(opened) {
+            (0..REPETITIONS).for_each(|_| self.without_memory(after, |life| life.some(rest.to_vec())));
         }
+        self.all(Vec::new());
+    }
+
+    fn without_memory(&mut self, after: u64, work: impl FnOnce(&mut Self)) {
+        let failure = Failure { after, lasting: false, bytes_min: 0, before: |_| {} };
+        datum_scarcity::begin(Some(failure));
+        work(self);
+        datum_scarcity::end();
+        self.refusals.any();
+    }
+
+    /// With everything answered, nothing is held for anybody.
+    fn at_rest(&mut self) {
+        if self.judge.borrow().stopping {
+            return;
+        }
+        let machine = &mut self.machine;
+        let (control, nbd) = (machine.control_port("rest"), machine.nbd_port("rest"));
+        let audit = Audit::new(control, nbd, context(machine, &self.judge), SEED);
+        run_to_its_end(machine, audit.at_rest());
     }
 
     /// After one failure everything is as ever, also after a power loss.

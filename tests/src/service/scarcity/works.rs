@@ -99,6 +99,12 @@ impl Work {
         self.asks.iter().all(Ask::is_repeatable)
     }
 
+    /// What opens a session for the rest, and the rest.
+    pub(super) fn opening(&self) -> (&[Ask], &[Ask]) {
+        let last = self.asks.len().saturating_sub(1);
+        self.asks.split_at(self.asks[..last].iter().filter(|ask| matches!(ask, Ask::Open(..))).count())
+    }
+
     /// Under what it is counted.
     pub(super) fn word(&self) -> &str {
         self.name.split_once('-').map_or(&*self.name, |(word, _)| word)
