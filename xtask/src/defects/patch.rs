@@ -95,6 +95,13 @@ impl Defect {
         lay([self], root)
     }
 
+    /// Whether it changes nothing but the package at this path.
+    pub(super) fn lies_within(&self, package: &str) -> bool {
+        self.files
+            .iter()
+            .all(|(path, _)| path.strip_prefix(package).is_some_and(|rest| rest.starts_with('/')))
+    }
+
     /// Whether it can be switched off.
     pub(super) fn has_switch(&self) -> bool {
         let switched = |line: &Line| matches!(line, Line::New(text) if text.contains("crate::seeded::is("));
