@@ -29,7 +29,7 @@ use datum_store::{Config, Error, ErrorKind, Image, NewPool, Pool};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Turns of the others that stand for a millisecond.
+/// Turns of the others that stand for a pause: few, so that releases go on beside clients in every run.
 const PAUSE_TURNS: usize = 25;
 
 /// What a world is made of.

@@ -1,13 +1,16 @@
 //! Costs that are promised, counted: device requests of an acknowledged write, node reads of a change query, space and
 //! memory with many points. Counts, never times.
 
-use datum_store::View;
+use datum_store::{BlockIndex, Config, NewPool, Pool, TimelineId, View};
 use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
+use datum_tests::executor::turn;
+use datum_tests::held::{HeldDisk, finish, poll_for};
 use datum_tests::observe;
 use datum_tests::perform::name;
 use datum_tests::story::Story;
 use datum_tests::world::Setup;
+use std::pin::pin;
 
 #[test]
 fn an_acknowledged_write_costs_two_writes_and_one_flush() {
@@ -263,4 +266,37 @@ fn ten_thousand_checkpoints_and_a_hundred_thousand_reference_points() {
         });
         assert_eq!(changed, (checkpoints - 1 - point).min(1000), "changes since checkpoint {point}");
     }
+}
+
+/// A busy client leaves a moment between a reply and its next request. A release took it for rest, and a step in each.
+#[test]
+fn a_release_gives_way_in_the_gaps_between_requests() {
+    let new = NewPool { name: name("tank"), id: 7, incarnation: 1, time: 0 };
+    let pool =
+        finish(Pool::create(vec![HeldDisk::new("a", 65_536)], new, Config::new(4096))).expect("create");
+    let volume = name("v");
+    finish(pool.create_volume(&volume, 1 << 24, TimelineId(1), 0)).expect("a volume");
+    let image = finish(pool.open_image(&volume, None)).expect("open");
+    let fill = || {
+        (0..4096)
+            .for_each(|at| finish(image.write(BlockIndex(at), vec![Box::new([1; 4096])])).expect("written"))
+    };
+    fill();
+    finish(pool.create_checkpoint(std::slice::from_ref(&volume), &name("c"), 0)).expect("a checkpoint");
+    fill();
+    finish(pool.commit()).expect("a commit");
+    finish(pool.delete_checkpoint(&volume, &name("c"))).expect("deleted");
+    let released = || pool.status().freeing_bytes / 4096;
+    let before = released();
+    let mut beside = pin!(pool.background(std::future::pending));
+    for at in 0..1280 {
+        finish(image.read(BlockIndex(at), 1)).expect("read");
+        assert!(poll_for(beside.as_mut(), 10).is_none());
+    }
+    // A step looks at 32 pointers of the checkpoint and of what came after it.
+    let expected = 1..=1280 / 128 * 32 + 64;
+    assert!(expected.contains(&(released() - before)), "{} blocks beside 1,280 reads", released() - before);
+    let mut alone = pin!(pool.background(turn));
+    assert!(poll_for(alone.as_mut(), 20_000).is_none());
+    assert_eq!(pool.status().releases_pending, 0);
 }

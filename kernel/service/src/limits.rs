@@ -69,8 +69,9 @@ pub const ANSWER_INTERVAL_NANOSECONDS: u64 = 50_000_000;
 /// How often the pool is looked at for a turn to read-only.
 pub const WATCH_INTERVAL_NANOSECONDS: u64 = 1_000_000_000;
 
-/// What background work waits for at a time while clients are busy.
-pub const BACKGROUND_PAUSE_NANOSECONDS: u64 = 1_000_000;
+/// How long a step of background work waits at most while clients are busy, and for how long nobody must have come before
+/// it goes on without waiting. Timers cost a guest more than looking at a pointer does, so few are better than many.
+pub const BACKGROUND_PAUSE_NANOSECONDS: u64 = 10_000_000;
 
 /// How often a job that waits for the store looks again.
 pub const JOB_POLL_NANOSECONDS: u64 = 100_000_000;

@@ -90,9 +90,9 @@ impl<D: BlockDevice> Image<D> {
         if live {
             self.shell.changed.until(|| gates.enter(self.volume)).await;
         }
-        self.shell.traffic.enter();
+        let inside = self.shell.traffic.enter();
         Deferred::new(move || {
-            self.shell.traffic.leave();
+            drop(inside);
             if live {
                 gates.leave(self.volume);
                 if !gates.is_open(self.volume) {

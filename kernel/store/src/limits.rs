@@ -48,8 +48,6 @@ pub(crate) const STEP_POINTERS: usize = 32;
 pub(crate) const QUERY_POINTERS: usize = 4096;
 /// Requests of clients that come before a background step, while they work.
 pub(crate) const REQUESTS_PER_STEP: u64 = 128;
-/// Pauses after which background work does a step whatever clients do: their requests may wait for a disk.
-pub(crate) const PAUSES_PER_STEP: usize = 10;
 /// Freed extents in memory at which a commit lists them, and background freeing waits for it.
 pub(crate) const FREED_EXTENTS_MAX: usize = 16_384;
 /// List blocks (255 extents each) that a sweep takes up at a time.

@@ -158,8 +158,8 @@ impl<D: BlockDevice> Pool<D> {
     }
 
     /// Runs commits (for want of memory or log space) and background work; never returns. Exactly one task
-    /// runs it. Where clients are busy a step waits for `pause`, which should take about a millisecond, up to ten
-    /// times.
+    /// runs it. Where clients are busy a step waits for so many requests or for `pause`, which should take some ten
+    /// milliseconds.
     pub async fn background(&self, pause: impl AsyncFn()) {
         loop {
             self.0.changed.until(|| self.0.check_alive().is_ok()).await;
@@ -303,6 +303,7 @@ impl<D: BlockDevice> Pool<D> {
         mut resolve: impl FnMut(&mut Transaction<'_>) -> Step<Body>,
         mut describe: impl FnMut(&mut Transaction<'_>, ObjectId) -> Step<T>,
     ) -> Result<T> {
+        let _inside = self.0.traffic.enter();
         self.0.throttle().await?;
         let mut applied = None;
         let described = self

@@ -11,7 +11,7 @@ use crate::format::pointer::zeroed_block;
 use crate::format::{Address, Pointer};
 use crate::gate::Gates;
 use crate::gather::Gather;
-use crate::limits::{OUTWAITED_MAX, PAUSES_PER_STEP, PENDING_BYTES_MAX, REQUESTS_PER_STEP};
+use crate::limits::{OUTWAITED_MAX, PENDING_BYTES_MAX, REQUESTS_PER_STEP};
 use crate::space::{Purpose, Urgency};
 use crate::spare::Spare;
 use crate::sync::{Changed, Deferred, yield_now};
@@ -36,40 +36,40 @@ struct FlushState {
     flushed: Cell<u64>,
 }
 
-/// The requests of clients, as far as background work gives way to them.
+/// Requests and commands of clients, as far as background work gives way to them.
 #[derive(Default)]
 pub(crate) struct Traffic {
     inside: Cell<usize>,
     ended: Cell<u64>,
     /// How many had ended when background work last went on.
     seen: Cell<u64>,
+    /// Somebody was inside, or came, since the last pause began. Between two requests of a busy client there is often
+    /// nobody for a moment, and a step taken there holds up the next.
+    busy: Cell<bool>,
     /// Notified when so many have ended since that a step is due.
     due: Changed,
 }
 
 impl Traffic {
-    pub(crate) fn enter(&self) {
+    /// Lets a client in for as long as the guard lives.
+    pub(crate) fn enter(&self) -> impl Drop + '_ {
         self.inside.set(self.inside.get() + 1);
+        self.busy.set(true);
+        Deferred::new(|| {
+            self.inside.set(self.inside.get() - 1);
+            self.ended.set(self.ended.get() + 1);
+            if self.ended.get() - self.seen.get() == REQUESTS_PER_STEP {
+                self.due.notify();
+            }
+        })
     }
 
-    pub(crate) fn leave(&self) {
-        self.inside.set(self.inside.get() - 1);
-        self.ended.set(self.ended.get() + 1);
-        if self.ended.get() - self.seen.get() == REQUESTS_PER_STEP {
-            self.due.notify();
-        }
-    }
-
-    /// Waits for the next step of background work: not at all where nobody came since the last one, else for a number of
-    /// requests or a pause without any. What clients wait for may be the disk, or that very work: so not for ever.
+    /// Waits for the next step of background work: not at all after a whole pause in which nobody was there, else for a
+    /// number of requests or a pause. What clients wait for may be the disk, or that very work: so no longer.
     pub(crate) async fn give_way(&self, pause: &impl AsyncFn()) {
         let is_due = || self.ended.get() - self.seen.get() >= REQUESTS_PER_STEP;
-        let mut ended = self.seen.get();
-        for _ in 0..PAUSES_PER_STEP {
-            if is_due() || self.inside.get() == 0 && self.ended.get() == ended {
-                break;
-            }
-            ended = self.ended.get();
+        if self.busy.get() && !is_due() {
+            self.busy.set(self.inside.get() > 0);
             select(pin!(pause()), pin!(self.due.until(is_due))).await;
         }
         self.seen.set(self.ended.get());
