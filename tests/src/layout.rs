@@ -87,10 +87,14 @@ pub fn set_word(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
+/// Whether a block is a superblock, wherever it lies.
+pub fn is_superblock(block: &[u8]) -> bool {
+    block.starts_with(SUPERBLOCK_MAGIC)
+}
+
 /// The block that holds the newest superblock, by what the slots say of themselves.
 pub fn newest(blocks: &Blocks) -> Option<u64> {
-    let slots =
-        [0, 1].into_iter().filter(|at| blocks.get(at).is_some_and(|b| b.starts_with(SUPERBLOCK_MAGIC)));
+    let slots = [0, 1].into_iter().filter(|at| blocks.get(at).is_some_and(|block| is_superblock(&block[..])));
     slots.max_by_key(|at| word(&blocks[at][..], COMMIT))
 }
 

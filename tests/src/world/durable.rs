@@ -2,15 +2,11 @@
 
 use super::World;
 use crate::disk::SimulatedDisk;
+use crate::layout::is_superblock;
 use crate::perform::Disk;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
-
-/// Where a disk's superblocks lie.
-fn is_superblock(disk: &SimulatedDisk, at: u64) -> bool {
-    at < 2 || at + 2 >= disk.blocks()
-}
 
 impl World {
     /// The moment it is on each disk.
@@ -73,7 +69,7 @@ impl World {
 fn superblocks_come_last(disks: &[SimulatedDisk], clocks: &[u64]) {
     let (mut superblock, mut other) = (false, None);
     for (disk, clock) in disks.iter().zip(clocks) {
-        disk.each_volatile(|block| match is_superblock(disk, block.at) {
+        disk.each_volatile(|block| match is_superblock(block.bytes) {
             true => superblock |= block.submitted > *clock,
             false if !block.rubbish => other = Some(block.at),
             false => {}

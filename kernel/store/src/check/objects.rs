@@ -16,6 +16,7 @@ use crate::names::{BUCKETS_START, bucket_names};
 use crate::types::{BlockIndex, Epoch, ObjectId};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 /// Blocks of the object table read together.
@@ -27,6 +28,7 @@ pub(crate) struct Version {
     pub(crate) kind: VersionKind,
     pub(crate) parent: ObjectId,
     child_count: u64,
+    next: ObjectId,
     pub(crate) root: Pointer,
     pub(crate) epoch: Epoch,
     pub(crate) cursor: BlockIndex,
@@ -35,8 +37,15 @@ pub(crate) struct Version {
 
 impl From<VersionRecord> for Version {
     fn from(record: VersionRecord) -> Self {
-        let VersionRecord { kind, parent, child_count, root, epoch, cursor, bound, .. } = record;
-        Self { kind, parent, child_count, root, epoch, cursor, bound }
+        let VersionRecord { kind, parent, child_count, link, root, epoch, cursor, bound, .. } = record;
+        Self { kind, parent, child_count, next: link.next, root, epoch, cursor, bound }
+    }
+}
+
+impl Version {
+    /// Whether background work may take it up.
+    fn is_ready(&self) -> bool {
+        self.kind == VersionKind::Drop || self.kind == VersionKind::Hidden && self.child_count <= 1
     }
 }
 
@@ -163,7 +172,35 @@ impl<D: BlockDevice> Checker<'_, D> {
         if releases != root.releases {
             findings.push(format!("{releases} versions wait for release, {} are counted", root.releases));
         }
+        findings.extend(self.ready_findings(root));
         findings.into_iter().for_each(|finding| self.find(finding));
+    }
+
+    /// What background work goes by: all that is ready and nothing else, drop jobs first, for releases may free nodes that
+    /// those have yet to look at.
+    fn ready_findings(&self, root: &RootRecord) -> Vec<String> {
+        let mut findings = Vec::new();
+        let ready = self.versions.values().filter(|version| version.is_ready()).count();
+        let (mut next, mut met, mut releases) = (root.ready.first, 0, 0);
+        while let Some(id) = next.some() {
+            let Some(version) = self.versions.get(&id).filter(|version| version.is_ready() && met < ready)
+            else {
+                findings
+                    .push(format!("version {id} is in the list of what is ready for release, and is not"));
+                return findings;
+            };
+            if version.kind == VersionKind::Hidden {
+                releases += 1;
+            } else if releases > 0 {
+                findings.push(format!("drop job {id} waits behind {releases} releases"));
+            }
+            met += 1;
+            next = version.next;
+        }
+        if met != ready {
+            findings.push(format!("{ready} versions are ready for release, {met} are listed"));
+        }
+        findings
     }
 }
 
