@@ -293,13 +293,18 @@ impl Judge {
     /// No byte is shown that nobody wrote there.
     fn right_bytes(&self, view: &View) -> Result<(), String> {
         let look = Look::at(Span { from: 0, to: NEVER - 1 });
-        for (name, shown) in view {
-            let Some(volume) = self.named(name, look.span).last().copied() else { continue };
+        let explains = |volume: VolumeId, shown: &Shown| -> Result<(), String> {
             for (block, bytes) in (0..).zip(&shown.blocks) {
                 if let Some(known) = self.volumes[volume].blocks.get(block as usize) {
                     known.with_old().look(&self.log, block, 0, &bytes[..], look)?;
                 }
             }
+            Ok(())
+        };
+        for (name, shown) in view {
+            // An older one of that name may be back, or still be there where the newer one was asked for and not answered.
+            let outcomes = self.named(name, look.span).into_iter().map(|volume| explains(volume, shown));
+            outcomes.reduce(|one, other| one.or(other)).unwrap_or(Ok(()))?;
         }
         Ok(())
     }
