@@ -383,6 +383,49 @@ fn commits_beside_a_long_read_leave_space_for_those_after_it() {
     });
 }
 
+/// Readers who came during one commit after the other kept all that was freed. Who waited for space waited for four of them to
+/// go, found that it had brought nothing yet, and took the pool for full.
+#[test]
+fn a_writer_waits_for_every_reader_that_keeps_freed_space() {
+    told(3, |seed| {
+        let mut story = Story::with(&Setup { members: vec![4096], ..Setup::small(seed) }, 1 << 24);
+        story.fill(0, 512);
+        story.commit();
+        let image = story.world.image("v");
+        let mut reads = Vec::new();
+        for reader in 0..8 {
+            story.fill(reader * 32, 32);
+            let disk = story.world.disks[0].inner().clone();
+            let flushes = disk.flushes();
+            story.world.commit_beside();
+            while disk.flushes() == flushes {
+                story.step(1);
+            }
+            let mut read = Box::pin(async { image.read(BlockIndex(500), 1).await.map(|_| ()) });
+            assert!(poll_for(read.as_mut(), 1).is_none(), "it waits for the disk");
+            reads.push(read);
+            story.world.executor.idle();
+        }
+        let outcomes = Rc::new(RefCell::new(Vec::new()));
+        let (writer, slot) = (image.clone(), outcomes.clone());
+        story.world.executor.spawn(async move {
+            for round in 0..40 {
+                let blocks = (0..128).map(|_| Box::new([round as u8; 4096])).collect();
+                let written = writer.write(BlockIndex(round % 4 * 128), blocks).await;
+                slot.borrow_mut().push(written);
+            }
+        });
+        story.world.executor.idle();
+        assert!(outcomes.borrow().len() < 40, "the readers keep nothing that anybody needs");
+        for read in reads {
+            story.world.executor.run(read).expect("a read");
+            story.world.executor.idle();
+        }
+        assert_eq!(*outcomes.borrow(), vec![Ok(()); 40]);
+        story.world.check();
+    });
+}
+
 /// With a reader there at every moment, and one across every commit, the last block of the queue of freed extents was never
 /// swept before it was full: freed space did not come back, and what fitted was refused.
 #[test]

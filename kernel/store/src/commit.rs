@@ -224,7 +224,7 @@ impl<D: BlockDevice> Shell<D> {
     /// Waits for readers where space is short: commits that return none would leave none to those that do.
     async fn leave_space_for_commits(&self) {
         let scarce = || !self.engine.borrow().forest.space.admits(0, Urgency::Release);
-        while scarce() && self.outwait_oldest_reader().await {}
+        while scarce() && self.outwait_oldest_readers().await {}
     }
 
     /// Tells the devices of space that the coming freeze frees. Short runs are soon written again and not

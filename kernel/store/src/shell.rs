@@ -162,21 +162,23 @@ impl<D: BlockDevice> Shell<D> {
     /// they may still look at it. Tells whether it was so. Who came after the last commit is waited for after the next.
     async fn outwait_readers(&self, blocks: u64, urgency: Urgency) -> bool {
         let possible = self.engine.borrow().forest.space.could_admit(blocks, urgency);
-        possible && (self.outwait_oldest_reader().await || self.engine.borrow().sweep_is_blocked())
+        possible && (self.outwait_oldest_readers().await || self.engine.borrow().sweep_is_blocked())
     }
 
-    /// Waits for those who have been reading longest, if all that was freed waits for them; a check lets go for it.
-    /// Tells whether it was so.
-    pub(crate) async fn outwait_oldest_reader(&self) -> bool {
+    /// Waits for those who have been reading longest, one after the other for as long as all that was freed waits for them; a
+    /// check lets go for it. Tells whether it was so. Those who come meanwhile keep only what is freed meanwhile.
+    pub(crate) async fn outwait_oldest_readers(&self) -> bool {
         let oldest = || self.engine.borrow().readers.first_key_value().map(|(&interval, _)| interval);
-        let (blocked, awaited) = (self.engine.borrow().freed_waits_for_readers(), oldest());
-        if blocked {
+        let blocked = || self.engine.borrow().freed_waits_for_readers();
+        let any = blocked();
+        self.readers_awaited.set(self.readers_awaited.get() + 1);
+        let _done = Deferred::new(|| self.readers_awaited.set(self.readers_awaited.get() - 1));
+        while blocked() {
+            let awaited = oldest();
             self.check_hold.reclaim();
-            self.readers_awaited.set(self.readers_awaited.get() + 1);
-            let _done = Deferred::new(|| self.readers_awaited.set(self.readers_awaited.get() - 1));
             self.changed.until(|| oldest() != awaited).await;
         }
-        blocked
+        any
     }
 
     /// Brings blocks of metadata into the cache, many at a time. To be called in the stretch that looked them up, and
