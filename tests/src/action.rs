@@ -99,4 +99,15 @@ impl Action {
                 | Self::Resume { .. }
         )
     }
+
+    /// Whether it gives space back: a pool does that however full it is.
+    pub fn is_removal(&self) -> bool {
+        matches!(
+            self,
+            Self::DeleteVolume { .. }
+                | Self::DeleteCheckpoint { .. }
+                | Self::ConvertCheckpoint { .. }
+                | Self::DeleteRefpoint { .. }
+        )
+    }
 }

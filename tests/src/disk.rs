@@ -523,8 +523,10 @@ impl Hardware for SimulatedDisk {
 
     fn hurry(&self) -> bool {
         let mut state = self.state.borrow_mut();
-        state.in_flight.iter_mut().for_each(|request| request.not_before = 0);
-        !state.in_flight.is_empty()
+        let slow = state.in_flight.iter().filter(|request| !state.is_due(request));
+        let Some(first) = slow.map(|request| request.not_before).min() else { return false };
+        state.clock = first;
+        true
     }
 }
 

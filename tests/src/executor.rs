@@ -28,8 +28,8 @@ pub trait Hardware {
     fn pending(&self) -> usize;
     /// Finishes one of them.
     fn advance(&self, rng: &mut Rng);
-    /// Nothing else is left to do, or it has been long enough: what was slow until now is under way. False if there
-    /// is none.
+    /// Nothing else is left to do, or it has been long enough: time passes until the first of what is slow is under way.
+    /// False if there is none.
     fn hurry(&self) -> bool {
         false
     }
@@ -116,6 +116,8 @@ pub struct Executor {
     background_share: u64,
     /// Hardware whose requests end last, most of the time.
     slow: Option<usize>,
+    /// Nobody waits for what is slow.
+    patient: bool,
     /// Called after every step.
     watcher: Option<Rc<dyn Fn()>>,
     /// Ends a drive, as if its steps were used up.
@@ -133,6 +135,7 @@ impl Executor {
             hardware_bias: 0,
             background_share: 100,
             slow: None,
+            patient: false,
             watcher: None,
             halt: None,
             steps: 0,
@@ -213,9 +216,11 @@ impl Executor {
         results.remove(0)
     }
 
-    /// Lets background tasks and hardware take up to `steps` steps.
+    /// Lets background tasks and hardware take up to `steps` steps. What is slow stays slow, also where nothing else moves.
     pub fn step(&mut self, steps: u64) {
+        self.patient = true;
         self.unawaited(steps);
+        self.patient = false;
     }
 
     /// The same; false if nothing moves any more.
@@ -258,7 +263,7 @@ impl Executor {
         let mut results: Vec<Option<T>> = tasks.iter().map(|_| None).collect();
         for step in 1..=budget {
             if step % SLOWEST == 0 {
-                self.hurry();
+                while self.hurry() {}
             }
             let Some(next) = self.choose(&tasks) else {
                 if self.hurry() {
@@ -287,9 +292,12 @@ impl Executor {
         (results, Some(Stopped::Budget))
     }
 
-    /// Has all hardware go on with what was slow; false if none has anything left to do.
+    /// Has all hardware go on with what is slow; false if nothing is.
     fn hurry(&self) -> bool {
         let mut hurried = false;
+        if self.patient {
+            return hurried;
+        }
         for hardware in &self.hardware {
             hurried |= hardware.hurry();
         }

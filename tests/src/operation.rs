@@ -43,6 +43,7 @@ pub enum Kind {
     Burst,
     Scatter,
     Rush,
+    Brim,
     DropCache,
     Hold,
     Unhold,
@@ -125,6 +126,37 @@ pub const CROWD: Mix = &[
     (Kind::Crash, 4),
     (Kind::Verify, 1),
     (Kind::Scrub, 1),
+];
+
+/// A pool that is filled by all means, beside readers and commits that come in the midst of it.
+pub const BRIM: Mix = &[
+    (Kind::Brim, 14),
+    (Kind::Rush, 5),
+    (Kind::Write, 4),
+    (Kind::Scatter, 4),
+    (Kind::Trim, 4),
+    (Kind::Flush, 1),
+    (Kind::Commit, 2),
+    (Kind::CreateVolume, 3),
+    (Kind::DeleteVolume, 2),
+    (Kind::Resize, 1),
+    (Kind::Checkpoint, 4),
+    (Kind::Convert, 4),
+    (Kind::DeleteCheckpoint, 4),
+    (Kind::Clone, 1),
+    (Kind::Revert, 1),
+    (Kind::DeleteRefpoint, 2),
+    (Kind::SlowReader, 6),
+    (Kind::CommitBeside, 3),
+    (Kind::SlowCommit, 1),
+    (Kind::DropCache, 2),
+    (Kind::Hold, 1),
+    (Kind::Unhold, 1),
+    (Kind::Background, 3),
+    (Kind::Reopen, 1),
+    (Kind::Crash, 4),
+    (Kind::Verify, 1),
+    (Kind::Check, 1),
 ];
 
 /// Writes, flushes and commits that overlap, on disks that hold some of them up, and lives that end in the midst of it.
@@ -503,15 +535,15 @@ impl<'a> Chooser<'a> {
         }
         let most = self.rng.between(2, 16);
         let rounds = *self.rng.pick(&[1, 3, 10, 40]);
-        let length_max = *self.rng.pick(&[1, 16, 32, 64, self.shape.write_max]);
+        let length_max = *self.rng.pick(&[1, 16, 32, 64, self.shape.write_max]).min(&(2560 / rounds));
         let length_min = if self.rng.chance(50) { length_max } else { 1 };
         // Where all come back to the same few blocks, whatever they free is soon wanted again.
-        let narrow = self.rng.chance(50);
+        let narrow = *self.rng.pick(&[None, Some(1), Some(2)]);
         let mut clients = Vec::new();
         for client in 0..most {
             let (volume, size) = *self.rng.pick(&volumes);
             let (from, to) = (size * client / most, size * (client + 1) / most);
-            let to = if narrow { to.min(from + 2 * length_max) } else { to };
+            let to = narrow.map_or(to, |times| to.min(from + times * length_max));
             if from < to {
                 let lengths = (length_min, length_max);
                 clients
@@ -526,7 +558,8 @@ impl<'a> Chooser<'a> {
             true => vec![Action::DeleteCheckpoint { volume, name }],
             false => vec![Action::ConvertCheckpoint { volume, refpoint: name.clone(), name }],
         }));
-        clients.extend(self.rng.chance(50).then(|| vec![Action::Flush, Action::Commit, Action::Flush]));
+        let commits = *self.rng.pick(&[0, 0, 1, 40]);
+        clients.push((0..commits).flat_map(|_| [Action::Flush, Action::Commit]).collect());
         clients
     }
 
@@ -560,6 +593,27 @@ impl<'a> Chooser<'a> {
         let mut write =
             |first| Action::Write { volume: volume.clone(), first, contents: vec![contents.draw()] };
         places.map(&mut write).collect()
+    }
+
+    /// Single blocks, each in another leaf of one volume: overwritten or trimmed below a checkpoint, each takes a node.
+    pub fn leaves(&mut self) -> Vec<(String, u64)> {
+        let Some((volume, known)) = self.volume() else { return Vec::new() };
+        let mut leaves: Vec<u64> = (0..known.head.size()).step_by(128).take(1000).collect();
+        self.rng.shuffle(&mut leaves);
+        leaves.truncate(*self.rng.pick(&[0, 30, 300]));
+        leaves.into_iter().map(|first| (volume.clone(), first)).collect()
+    }
+
+    /// Writes that together fill every volume, each of so many blocks.
+    pub fn filling(&mut self, length: u64) -> Vec<(String, u64, u64)> {
+        let mut volumes: Vec<(&String, u64)> =
+            self.state.volumes.iter().map(|(name, volume)| (name, volume.head.size())).collect();
+        self.rng.shuffle(&mut volumes);
+        let stretches = volumes.into_iter().flat_map(|(name, size)| {
+            let firsts = (0..size).step_by(length as usize).take(40);
+            firsts.map(move |first| (name.clone(), first, length.min(size - first)))
+        });
+        stretches.collect()
     }
 
     /// Writes to disjoint blocks, to run together.

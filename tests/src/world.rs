@@ -11,7 +11,7 @@ mod start;
 mod verify;
 
 pub use crash::{Ending, Moment};
-pub use group::{Fate, Room};
+pub use group::{Fate, Room, Stretch};
 pub use start::Start;
 
 use crate::action::Action;

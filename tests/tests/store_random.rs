@@ -2,7 +2,7 @@
 //!
 //! Each seed is one run. `DATUM_SEEDS=1000 cargo test -p datum-tests --test store_random` looks further.
 
-use datum_tests::operation::{BACKLOG, CROWD, EVERYTHING, LOSSES, Shape, generate};
+use datum_tests::operation::{BACKLOG, BRIM, CROWD, EVERYTHING, LOSSES, Shape, generate};
 use datum_tests::rng::Rng;
 use datum_tests::simulation::{NOW_AND_THEN_SLOW, Plan};
 
@@ -57,13 +57,20 @@ fn a_pool_that_fills_up() {
 #[test]
 fn a_crowd_on_little_space() {
     let plan = plan("a_crowd_on_little_space", Shape::crowded());
-    Plan { members: vec![4096], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(16);
+    Plan { members: vec![4096], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(10);
 }
 
 #[test]
 fn a_crowd_on_two_members() {
     let plan = plan("a_crowd_on_two_members", Shape::crowded());
-    Plan { members: vec![4096, 4097], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(16);
+    Plan { members: vec![4096, 4097], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(6);
+}
+
+/// A pool that is filled to the brim again and again, and must still delete and convert.
+#[test]
+fn a_pool_filled_by_all_means() {
+    let plan = plan("a_pool_filled_by_all_means", Shape::wide());
+    Plan { members: vec![4096], may_fill: true, length: 16, mix: BRIM, ..plan }.explore(24);
 }
 
 /// Lives that end while requests, flushes and commits overlap on several disks.

@@ -98,7 +98,8 @@ impl World {
                     match reply {
                         Some(Ok(_)) => self.model.acknowledge(&action, self.incarnation),
                         Some(Err(error)) => {
-                            assert_eq!(error.kind(), ErrorKind::NoSpace, "{action:?}: {error}")
+                            assert_eq!(error.kind(), ErrorKind::NoSpace, "{action:?}: {error}");
+                            assert!(!action.is_removal(), "{action:?}: {error}");
                         }
                         None => {}
                     }

@@ -5,13 +5,19 @@ use crate::action::Action;
 use crate::blockmap::BlockMap;
 use crate::content::BLOCK_SIZE;
 use crate::executor::BoxFuture;
+use crate::executor::turn;
 use crate::model::Candidate;
 use crate::orders::{Member, may_be_refused, side_by_side};
-use datum_store::{BlockIndex, Error, ErrorKind};
+use datum_store::{BlockIndex, Error, ErrorKind, Progress};
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 /// Reads that one reader does beside other work.
 const READS_BESIDE: usize = 12;
+
+/// Some blocks of a volume: its name, the first, and how many.
+pub type Stretch = (String, u64, u64);
 
 /// What became of an action: an answer, or none yet.
 pub type Fate = Option<Result<(), Error>>;
@@ -77,8 +83,14 @@ impl World {
 
     /// Has clients do their requests side by side, each one after the other; where none meets another's. They may be
     /// refused for want of space, and then it must be true: not where the pool had as much as all of them could need.
-    pub fn rush(&mut self, clients: &[Vec<Action>]) {
+    /// Readers go on at their stretches for as long as that takes.
+    pub fn rush(&mut self, clients: &[Vec<Action>], readers: &[Stretch]) {
         let room = self.room();
+        let busy = Rc::new(Cell::new(true));
+        for (volume, first, count) in readers {
+            let busy = busy.clone();
+            self.read_while(volume, *first, *count, move || busy.get());
+        }
         let mut work: Vec<BoxFuture<'static, Vec<Result<(), Error>>>> = Vec::new();
         for client in clients {
             let mut requests = Vec::new();
@@ -95,17 +107,20 @@ impl World {
             }));
         }
         let fates = self.executor.run_all(work);
+        busy.set(false);
         let mut done: Vec<Vec<Action>> = Vec::new();
+        let mut refused = Vec::new();
         for (client, replies) in clients.iter().zip(fates) {
             let mut own = Vec::new();
             for (action, reply) in client.iter().zip(replies) {
                 match reply {
                     Ok(()) => own.push(action.clone()),
-                    Err(error) => self.demand_reason(action, &error, room, clients),
+                    Err(error) => refused.push((action, error)),
                 }
             }
             done.push(own);
         }
+        self.demand_reasons(&refused, room, clients);
         let reached = side_by_side(&self.model.state, &done, self.incarnation);
         self.call(async |pool| pool.flush().await).unwrap_or_else(fail("flush"));
         self.settle(vec![Candidate::exactly(reached)]);
@@ -118,13 +133,18 @@ impl World {
         Room { blocks, exact: status.releases_pending == 0 }
     }
 
-    /// Demands that the refusal of something that clients ask for side by side be for want of space, and that so much
-    /// space was not there before they began.
-    pub fn demand_reason(&self, action: &Action, error: &Error, room: Room, clients: &[Vec<Action>]) {
-        assert_eq!(error.kind(), ErrorKind::NoSpace, "{action:?}: {error} {:?}", error.observations());
-        let need = self.need(room, clients);
-        let had = room.blocks;
-        assert!(had < need, "{action:?}: {error}, with room for {had} blocks where {need} are enough");
+    /// Demands that what was refused of all that clients ask for side by side was refused for want of space, that so much
+    /// space was not there before they began, and that it was nothing that gives space back.
+    pub fn demand_reasons(&self, refused: &[(&Action, Error)], room: Room, clients: &[Vec<Action>]) {
+        if refused.is_empty() {
+            return;
+        }
+        let (need, had) = (self.need(room, clients), room.blocks);
+        for (action, error) in refused {
+            assert_eq!(error.kind(), ErrorKind::NoSpace, "{action:?}: {error} {:?}", error.observations());
+            assert!(!action.is_removal(), "{action:?}: {error}");
+            assert!(had < need, "{action:?}: {error}, with room for {had} blocks where {need} are enough");
+        }
     }
 
     /// More blocks than clients can need at any time, however their requests come together: a place for each block that
@@ -178,15 +198,42 @@ impl World {
         });
     }
 
-    /// Starts reads that go on beside what follows. On a healthy pool none finds a wrong block, whatever becomes
-    /// of the volume meanwhile.
+    /// Starts reads that go on beside what follows.
     pub fn read_beside(&mut self, volume: &str, first: u64, count: u64) {
+        let mut reads = 0..READS_BESIDE;
+        self.read_while(volume, first, count, move || reads.next().is_some());
+    }
+
+    /// Starts reads, one after the other for as long as `go_on` says. On a healthy pool none finds a wrong block, whatever
+    /// becomes of the volume meanwhile.
+    fn read_while(
+        &mut self,
+        volume: &str,
+        first: u64,
+        count: u64,
+        mut go_on: impl FnMut() -> bool + 'static,
+    ) {
         let image = self.image(volume);
         self.executor.spawn(async move {
-            for _ in 0..READS_BESIDE {
+            while go_on() {
                 if let Err(error) = image.read(BlockIndex(first), count).await {
                     let gone = [ErrorKind::NotFound, ErrorKind::Invalid].contains(&error.kind());
                     assert!(gone, "a read beside other work: {error} {:?}", error.observations());
+                }
+                // What is in memory or a hole takes no time.
+                turn().await;
+            }
+        });
+    }
+
+    /// Starts a check that goes on beside what follows. It finds nothing, or lets go again and again of space that is needed.
+    pub fn check_beside(&mut self) {
+        let pool = self.pool();
+        self.executor.spawn(async move {
+            match pool.check(&Progress::new()).await {
+                Ok(report) => assert_eq!(report.findings, [""; 0], "a check beside other work"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Limit, "a check beside other work: {error}")
                 }
             }
         });
