@@ -57,13 +57,13 @@ fn a_pool_that_fills_up() {
 #[test]
 fn a_crowd_on_little_space() {
     let plan = plan("a_crowd_on_little_space", Shape::crowded());
-    Plan { members: vec![4096], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(10);
+    Plan { members: vec![4096], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(6);
 }
 
 #[test]
 fn a_crowd_on_two_members() {
     let plan = plan("a_crowd_on_two_members", Shape::crowded());
-    Plan { members: vec![4096, 4097], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(6);
+    Plan { members: vec![4096, 4097], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(5);
 }
 
 /// A pool that is filled to the brim again and again, and must still delete and convert.
