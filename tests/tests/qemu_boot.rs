@@ -28,6 +28,17 @@ fn starts_on_pc_in_64_mib() {
     starts_on(MachineType::Pc);
 }
 
+/// As QEMU makes a machine for who says no more than `-M q35` or `-M pc`: with disk controllers, a keyboard, more timers.
+#[test]
+fn starts_among_all_the_devices_of_a_chipset() {
+    for machine_type in [MachineType::Q35, MachineType::Pc] {
+        let stage = Stage::wait();
+        let (appliance, mut control) = boot(&stage.with_disk(1 << 30).machine_type(machine_type).crowded());
+        volume(&mut control, "db", 1 << 20);
+        finish(appliance, control);
+    }
+}
+
 /// This firmware leaves PCI devices without a place for their registers; the kernel finds them one.
 #[test]
 fn starts_without_a_bios() {

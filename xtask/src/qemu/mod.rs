@@ -89,6 +89,7 @@ pub struct Machine {
     memory_mib: u64,
     machine_type: MachineType,
     firmware: Firmware,
+    crowded: bool,
     accelerator: Accelerator,
     disks: Vec<Disk>,
     ports: Vec<Port>,
@@ -108,6 +109,7 @@ impl Machine {
             memory_mib: 256,
             machine_type: MachineType::Q35,
             firmware: Firmware::Seabios,
+            crowded: false,
             accelerator: Accelerator::Tcg,
             disks: Vec::new(),
             ports: vec![Port::Control, Port::Console, Port::Nbd(0)],
@@ -133,6 +135,12 @@ impl Machine {
     /// What runs before the kernel.
     pub fn firmware(mut self, firmware: Firmware) -> Machine {
         self.firmware = firmware;
+        self
+    }
+
+    /// With every device that the chipset brings by default, also those that only delay the firmware.
+    pub fn crowded(mut self) -> Machine {
+        self.crowded = true;
         self
     }
 
