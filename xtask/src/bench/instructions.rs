@@ -4,6 +4,8 @@
 //! Hosted, each load is run twice in a process of its own, the second time longer; what the difference took is what the
 //! requests took, without start and fill. The service's own instructions only: the kernel of the host is not counted. In
 //! the appliance all that the guest executes between two moments of one run is counted, drivers and commits included.
+//!
+//! Writes are counted in a hosted binary without tracking, too: what it takes fewer is tracking's own price.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::compare::{Hosted, Load, Order, Session};
+use super::compare::{Hosted, Load, Order, Session, build_hosted, build_hosted_variant};
 use super::{Bench, Report, boot, volume};
 use crate::qemu::{Accelerator, Port};
 use crate::shell;
@@ -96,15 +98,25 @@ pub(super) fn build_counter() -> Result<PathBuf> {
 
 fn hosted(report: &mut Report) -> Result<()> {
     ensure!(shell::find_program("valgrind").is_some(), "install valgrind (in Debian the package valgrind)");
-    let program = super::compare::build_hosted()?;
+    let (program, untracked) = (build_hosted()?, build_hosted_variant("untracked")?);
     for (name, load) in &LOADS {
-        let short = count(&program, load, REQUESTS)?;
-        let long = count(&program, load, 2 * REQUESTS)?;
-        let blocks = f64::from(load.length / 4096);
-        let each = long.saturating_sub(short) as f64 / REQUESTS as f64 / blocks;
+        let each = for_a_block(&program, load)?;
         report.add(format!("{name}: instructions for 4 KiB"), each.round(), "", None);
+        if load.read_percent == 0 {
+            let without = for_a_block(&untracked, load)?;
+            report.add(format!("{name}, change ids left out: the same"), without.round(), "", None);
+            let price = (each / without - 1.0) * 100.0;
+            report.add(format!("{name}: tracking's own price"), price, "%", Some("at most 2"));
+        }
     }
     Ok(())
+}
+
+/// What one block of a load takes: the difference of two runs.
+fn for_a_block(program: &Path, load: &Load) -> Result<f64> {
+    let short = count(program, load, REQUESTS)?;
+    let long = count(program, load, 2 * REQUESTS)?;
+    Ok(long.saturating_sub(short) as f64 / REQUESTS as f64 / f64::from(load.length / 4096))
 }
 
 /// Instructions of a whole life of the hosted binary in which it serves so many requests.

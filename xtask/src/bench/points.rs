@@ -1,14 +1,17 @@
-//! Checkpoints and conversions, on volumes of any size and after any amount of writing.
+//! Checkpoints and conversions, on volumes of any size and after any amount of writing, in the appliance and natively.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::compare::{Load, Order, Session};
-use super::{BLOCK, Bench, GIB, Report, TIB, boot, load, volume};
+use super::compare::{Hosted, Load, Order, Session, build_hosted};
+use super::{BLOCK, Bench, GIB, Report, TIB, boot, load, sparse, volume};
+use crate::control::Client;
 use crate::nbd;
 use crate::qemu::Port;
 
@@ -17,23 +20,50 @@ const CHECKPOINTS: usize = 300;
 /// Blocks written before each checkpoint, and how many times that is done.
 const WRITTEN: [(u64, u64); 4] = [(1, 200), (100, 100), (10_000, 20), (100_000, 3)];
 
+const SIZES: [(&str, u64); 3] = [("1 GiB", GIB), ("1 TiB", TIB), ("64 TiB", 64 * TIB)];
+const DISK_BYTES: u64 = 8 * GIB;
+
 pub(super) fn all(bench: &Bench, report: &mut Report) -> Result<()> {
-    for (name, size) in [("1 GiB", GIB), ("1 TiB", TIB), ("64 TiB", 64 * TIB)] {
-        checkpoints(bench, report, name, size)?;
+    for (name, size) in SIZES {
+        let (directory, machine) = bench.machine(DISK_BYTES)?;
+        let (appliance, mut control) = boot(&machine)?;
+        let socket = appliance.socket(Port::Nbd(0));
+        checkpoints(&mut control, &socket, size, directory.path(), name, report)?;
     }
-    WRITTEN.into_iter().try_for_each(|(blocks, rounds)| after_writing(bench, report, blocks, rounds))
+    WRITTEN.into_iter().try_for_each(|(blocks, rounds)| after_writing(bench, report, blocks, rounds))?;
+    let program = build_hosted()?;
+    for (name, size) in SIZES {
+        let directory = tempfile::Builder::new().prefix("datum-bench-").tempdir()?;
+        let disk = sparse(&directory.path().join("disk.img"), DISK_BYTES)?;
+        let mut hosted = Hosted::on(Command::new(&program), directory.path(), &[disk])?;
+        let socket = hosted.nbd_socket();
+        checkpoints(
+            &mut hosted.control,
+            &socket,
+            size,
+            directory.path(),
+            &format!("{name}, natively"),
+            report,
+        )?;
+    }
+    Ok(())
 }
 
 /// `checkpoint.create`, each after one write, so that each has something to hold; `checkpoint.convert` of each; and in
 /// turns with them what the host itself needs to make two blocks of a file durable.
-fn checkpoints(bench: &Bench, report: &mut Report, name: &str, size: u64) -> Result<()> {
-    let (directory, machine) = bench.machine(8 * GIB)?;
-    let (appliance, mut control) = boot(&machine)?;
-    volume(&mut control, "db", size)?;
-    let mut client = nbd::Client::connect(&appliance.socket(Port::Nbd(0)), "db")?;
+fn checkpoints(
+    control: &mut Client,
+    socket: &Path,
+    size: u64,
+    directory: &Path,
+    name: &str,
+    report: &mut Report,
+) -> Result<()> {
+    volume(control, "db", size)?;
+    let mut client = nbd::Client::connect(socket, "db")?;
     load::scatter(&mut client, size, 10_000, 0..10_000)?;
     let (mut samples, mut conversions, mut flushes) = (Vec::new(), Vec::new(), Vec::new());
-    let file = File::create(directory.path().join("flushed"))?;
+    let file = File::create(directory.join("flushed"))?;
     for number in 0..CHECKPOINTS {
         flushes.push(host_flush(&file, number as u64)?);
         client.write(number as u64 * (size / CHECKPOINTS as u64 / BLOCK) * BLOCK, &[7; BLOCK as usize])?;
@@ -63,7 +93,7 @@ fn host_flush(file: &File, number: u64) -> Result<Duration> {
 /// `checkpoint.create` and `checkpoint.convert` after so many blocks of a 1 TiB volume were written at random, at depth 32
 /// and without a flush.
 fn after_writing(bench: &Bench, report: &mut Report, blocks: u64, rounds: u64) -> Result<()> {
-    let (_directory, machine) = bench.machine(8 * GIB)?;
+    let (_directory, machine) = bench.machine(DISK_BYTES)?;
     let (appliance, mut control) = boot(&machine)?;
     volume(&mut control, "db", TIB)?;
     let mut session = Session::connect(&appliance.socket(Port::Nbd(0)), "db", TIB)?;

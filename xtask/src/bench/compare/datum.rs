@@ -220,7 +220,11 @@ fn end_release(control: &mut Client, job: &str) -> Result<()> {
 
 /// Builds the hosted binary, optimised.
 pub(in crate::bench) fn build_hosted() -> Result<PathBuf> {
-    let mut cargo = shell::cargo();
+    build_hosted_by(shell::cargo())
+}
+
+/// The same, by a Cargo that may be at work in a copy of the tree.
+pub(super) fn build_hosted_by(mut cargo: Command) -> Result<PathBuf> {
     cargo.args(["build", "--locked", "--release", "--package", "datum-tests", "--bin", "hosted"]);
     shell::say(shell::describe(&cargo));
     let messages = shell::output(cargo.arg("--message-format=json-render-diagnostics"))?;

@@ -39,6 +39,7 @@ use peer::{Peer, Side};
 use scenario::{SCENARIOS, Scenario, Shape};
 pub use table::Table;
 use table::{Row, Turn};
+pub(super) use variant::build_hosted as build_hosted_variant;
 
 /// RAM of every virtual machine.
 const MEMORY_MIB: u64 = 256;

@@ -16,13 +16,22 @@ const DIRECTORY: &str = "tests/variants";
 
 /// Builds the kernel of a variant.
 pub(super) fn build(name: &str) -> Result<PathBuf> {
-    let (root, place) = (workspace::root(), artefacts().join("variants").join(name));
-    let tree = Tree::copy(root, &place, &read(name)?.apply(root)?)?;
-    let mut cargo = tree.cargo(&["build", "--locked", "--release"]);
+    let mut cargo = tree(name)?.cargo(&["build", "--locked", "--release"]);
     cargo.args(["--package", kernel::PACKAGE, "--target", BARE_TARGET]);
     shell::say(shell::describe(&cargo));
     let messages = shell::output(cargo.arg("--message-format=json-render-diagnostics"))?;
     kernel::executable(&messages).with_context(|| format!("the variant {name} built no kernel"))
+}
+
+/// Builds the hosted binary of a variant.
+pub(in crate::bench) fn build_hosted(name: &str) -> Result<PathBuf> {
+    let tree = tree(name)?;
+    super::datum::build_hosted_by(tree.cargo(&[])).with_context(|| format!("building the variant {name}"))
+}
+
+fn tree(name: &str) -> Result<Tree> {
+    let (root, place) = (workspace::root(), artefacts().join("variants").join(name));
+    Tree::copy(root, &place, &read(name)?.apply(root)?)
 }
 
 fn read(name: &str) -> Result<Defect> {
