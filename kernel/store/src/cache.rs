@@ -43,6 +43,9 @@ pub(crate) struct Entry {
     pub(crate) pending: u128,
     /// Valid unless dirty.
     pub(crate) checksum: u64,
+    /// The checksum with which a dirty block freezes if neither it nor any below it changes before; of a frozen one, its
+    /// own if it was foreseen.
+    pub(crate) foreseen: Option<u64>,
     block: Option<Block>,
     referenced: Cell<bool>,
     /// Where the clock has it, while it is clean.
@@ -67,7 +70,7 @@ impl Entry {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     at: usize,
-    address: Address,
+    pub(crate) address: Address,
 }
 
 /// The cache. Its capacity is kept as long as enough blocks are clean; dirty ones are bounded by the commits
@@ -80,8 +83,8 @@ pub(crate) struct Cache {
     clock: Vec<usize>,
     hand: usize,
     capacity: usize,
-    /// Dirty addresses by tree and level, content first; may name blocks that were freed since.
-    dirty: [[Vec<Address>; LEVELS + 1]; 3],
+    /// What became dirty by tree and level, content first; may name blocks that were freed since.
+    dirty: [[Vec<Place>; LEVELS + 1]; 3],
     dirty_count: usize,
     pub(crate) hits: Cell<u64>,
 }
@@ -120,15 +123,13 @@ impl Cache {
         self.index.contains_key(&address)
     }
 
-    pub(crate) fn get_mut(&mut self, address: Address) -> Option<&mut Entry> {
-        self.entries[*self.index.get(&address)?].as_mut()
+    pub(crate) fn is_dirty(&self, address: Address) -> bool {
+        self.index.get(&address).is_some_and(|&at| self.is_dirty_at(Place { at, address }))
     }
 
-    pub(crate) fn is_dirty(&self, address: Address) -> bool {
-        self.index
-            .get(&address)
-            .and_then(|&at| self.entries[at].as_ref())
-            .is_some_and(|entry| entry.state == State::Dirty)
+    fn is_dirty_at(&self, place: Place) -> bool {
+        let entry = self.entries[place.at].as_ref().filter(|entry| entry.address == place.address);
+        entry.is_some_and(|entry| entry.state == State::Dirty)
     }
 
     /// Where a block is now; it stays there until it is dropped.
@@ -156,6 +157,7 @@ impl Cache {
         if let Some(entry) = self.entry_mut(place) {
             assert!(entry.state == State::Dirty && entry.birth <= birth);
             entry.birth = birth;
+            entry.foreseen = None;
         }
     }
 
@@ -163,6 +165,7 @@ impl Cache {
     /// `None` where they are out already.
     pub(crate) fn borrow_block(&mut self, place: Place) -> Option<(Block, u128)> {
         let entry = self.entry_mut(place)?;
+        entry.foreseen = None;
         entry.block.take().map(|block| (block, entry.pending))
     }
 
@@ -193,6 +196,7 @@ impl Cache {
             state: State::Clean,
             pending: 0,
             checksum: pointer.checksum,
+            foreseen: None,
             block: Some(block),
             referenced: Cell::new(true),
             tick: 0,
@@ -211,18 +215,20 @@ impl Cache {
     ) -> Place {
         // Whatever is remembered of a block that lay there before is void.
         self.forget(address);
-        self.dirty[tree as usize][level].push(address);
         self.dirty_count += 1;
-        self.insert(Entry {
+        let place = self.insert(Entry {
             address,
             birth,
             state: State::Dirty,
             pending,
             checksum: 0,
+            foreseen: None,
             block: Some(block),
             referenced: Cell::new(true),
             tick: 0,
-        })
+        });
+        self.dirty[tree as usize][level].push(place);
+        place
     }
 
     fn insert(&mut self, entry: Entry) -> Place {
@@ -309,29 +315,41 @@ impl Cache {
     }
 
     /// The dirty blocks of a tree's level, which become the commit's; freed ones are left out.
-    pub(crate) fn take_dirty(&mut self, tree: Tree, level: usize) -> Vec<Address> {
-        let mut addresses = core::mem::take(&mut self.dirty[tree as usize][level]);
-        addresses.retain(|&address| self.is_dirty(address));
-        addresses
+    pub(crate) fn take_dirty(&mut self, tree: Tree, level: usize) -> Vec<Place> {
+        let mut places = core::mem::take(&mut self.dirty[tree as usize][level]);
+        places.retain(|&place| self.is_dirty_at(place));
+        places
     }
 
-    /// Marks a dirty block as frozen under its checksum.
-    pub(crate) fn freeze(&mut self, address: Address, checksum: u64) {
-        let Some(entry) = self.get_mut(address) else { panic!("{address} froze without being there") };
+    /// What may be dirty of a tree's level; some of it may be freed since.
+    pub(crate) fn dirty(&self, tree: Tree, level: usize) -> &[Place] {
+        &self.dirty[tree as usize][level]
+    }
+
+    /// Notes the checksum that a dirty block would freeze with as it is now, where that is known.
+    pub(crate) fn foresee(&mut self, place: Place, checksum: Option<u64>) {
+        if let Some(entry) = self.entry_mut(place).filter(|entry| entry.state == State::Dirty) {
+            entry.foreseen = checksum;
+        }
+    }
+
+    /// Marks a dirty block as frozen under its checksum, which may be the one that was foreseen.
+    pub(crate) fn freeze(&mut self, place: Place, checksum: u64, foreseen: bool) {
+        let Some(entry) = self.entry_mut(place) else {
+            panic!("{} froze without being there", place.address)
+        };
         assert!(entry.state == State::Dirty && entry.pending == 0);
         entry.state = State::Committing;
         entry.checksum = checksum;
+        entry.foreseen = foreseen.then_some(checksum);
         self.dirty_count -= 1;
     }
 
     /// A commit has written this block.
-    pub(crate) fn written(&mut self, address: Address) {
-        let Some(&at) = self.index.get(&address) else { return };
-        if let Some(entry) = &mut self.entries[at]
-            && entry.state == State::Committing
-        {
+    pub(crate) fn written(&mut self, place: Place) {
+        if let Some(entry) = self.entry_mut(place).filter(|entry| entry.state == State::Committing) {
             entry.state = State::Clean;
-            self.wind(at);
+            self.wind(place.at);
         }
     }
 }
@@ -359,9 +377,9 @@ mod tests {
                 0 | 1 => cache.insert_clean(&pointer(at), zeroed_block()),
                 2 => dirty(&mut cache, at),
                 3 => {
-                    for address in cache.take_dirty(Tree::Volume, 1) {
-                        cache.freeze(address, 0);
-                        cache.written(address);
+                    for place in cache.take_dirty(Tree::Volume, 1) {
+                        cache.freeze(place, 0, false);
+                        cache.written(place);
                     }
                     cache.trim();
                 }

@@ -4,8 +4,9 @@
 //! seen, flushes, writes the superblocks, flushes. Records go on during a commit, up to the moment its
 //! superblock is written.
 
+use crate::cache::{LEVELS, Place, Tree};
 use crate::counters::next;
-use crate::device::{BLOCK_SIZE, BlockDevice};
+use crate::device::{BLOCK_SIZE, Block, BlockDevice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Address;
 use crate::format::journal::{HEADER_SIZE, Header};
@@ -16,13 +17,17 @@ use crate::journal::Batch;
 use crate::limits::REQUEST_BLOCKS_MAX;
 use crate::shell::Shell;
 use crate::space::Urgency;
-use crate::sync::Deferred;
+use crate::sync::{Deferred, yield_now};
 use alloc::vec::Vec;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 /// Device writes a commit has under way at a time.
 const COMMIT_WRITES: usize = 8;
+/// Checksums computed ahead without a turn for others: about as much work as a small write.
+const FORESEEN_TOGETHER: usize = 16;
+/// Frozen blocks copied for the disk without a turn for others.
+const COPIED_TOGETHER: usize = 32;
 /// Shortest run worth a discard (64 KiB), and how many a commit asks for at most.
 const DISCARD_BLOCKS_MIN: u64 = 16;
 const DISCARDS_MAX: usize = 256;
@@ -194,6 +199,7 @@ impl<D: BlockDevice> Shell<D> {
         self.leave_space_for_commits().await;
         let sweep = self.run(|engine| engine.plan_sweep(eager)).await?;
         self.discard(&sweep).await;
+        self.foresee().await;
         let advance = replayed.is_none();
         let frozen = loop {
             // A record that is being written belongs wholly to one side of the freeze.
@@ -221,6 +227,18 @@ impl<D: BlockDevice> Shell<D> {
         self.heed_contradictions()
     }
 
+    /// Computes checksums ahead, a few at a time: the freeze computes only what changes after this, and all others wait
+    /// for it.
+    async fn foresee(&self) {
+        for level in 1..=LEVELS {
+            let places = self.engine.borrow().forest.cache.dirty(Tree::Volume, level).to_vec();
+            for some in places.chunks(FORESEEN_TOGETHER) {
+                some.iter().for_each(|&place| self.engine.borrow_mut().forest.foresee(place));
+                yield_now().await;
+            }
+        }
+    }
+
     /// Waits for readers where space is short: commits that return none would leave none to those that do.
     async fn leave_space_for_commits(&self) {
         let scarce = || !self.engine.borrow().forest.space.admits(0, Urgency::Release);
@@ -243,19 +261,32 @@ impl<D: BlockDevice> Shell<D> {
     }
 
     async fn write_frozen(&self, frozen: &Frozen) -> Result<()> {
-        let runs = frozen.blocks.chunk_by(|a, b| a.0 + 1 == b.0);
-        let requests = runs.flat_map(|run| run.chunks(REQUEST_BLOCKS_MAX as usize)).map(async |addresses| {
-            let blocks: Vec<_> = {
-                let mut engine = self.engine.borrow_mut();
-                engine.counters.node_writes += addresses.len() as u64;
-                let cached = |&address| engine.forest.cache.get(address).map(|entry| entry.block().clone());
-                addresses.iter().filter_map(cached).collect()
-            };
-            assert!(blocks.len() == addresses.len(), "a frozen block left the cache before it was written");
-            self.write_fixed(addresses[0], blocks).await
+        yield_now().await;
+        let mut blocks = frozen.blocks.clone();
+        blocks.sort_unstable_by_key(|place| place.address);
+        let runs = blocks.chunk_by(|a, b| a.address.0 + 1 == b.address.0);
+        let pieces = runs.flat_map(|run| run.chunks(REQUEST_BLOCKS_MAX as usize));
+        let copies = stream::iter(pieces).then(|places| async move {
+            let mut blocks = Vec::new();
+            for some in places.chunks(COPIED_TOGETHER) {
+                yield_now().await;
+                self.copy_frozen(some, &mut blocks);
+            }
+            (places[0].address, blocks)
         });
-        let requests: Vec<_> = requests.collect();
-        stream::iter(requests).buffer_unordered(COMMIT_WRITES).try_collect::<()>().await
+        let writes = copies.map(|(first, blocks)| self.write_fixed(first, blocks));
+        writes.buffer_unordered(COMMIT_WRITES).try_collect::<()>().await
+    }
+
+    fn copy_frozen(&self, places: &[Place], to: &mut Vec<Block>) {
+        let mut engine = self.engine.borrow_mut();
+        engine.counters.node_writes += places.len() as u64;
+        for &place in places {
+            let Some(entry) = engine.forest.cache.entry(place) else {
+                panic!("{} left the cache before it was written", place.address)
+            };
+            to.push(entry.block().clone());
+        }
     }
 
     /// Writes a superblock to its slot at both ends of each member chosen, and flushes.
@@ -283,7 +314,7 @@ impl<D: BlockDevice> Shell<D> {
     fn install_commit(&self, frozen: Frozen, log: crate::format::superblock::LogPosition) {
         let mut engine = self.engine.borrow_mut();
         let engine = &mut *engine;
-        frozen.blocks.iter().for_each(|&address| engine.forest.cache.written(address));
+        frozen.blocks.iter().for_each(|&place| engine.forest.cache.written(place));
         engine.forest.cache.trim();
         engine.forest.space.settled();
         engine.superblock = Superblock { log, ..frozen.superblock };

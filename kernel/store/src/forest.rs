@@ -388,30 +388,67 @@ impl Forest {
         Ok(Some(self.load(&pointer)?.block()))
     }
 
-    /// Computes the checksums of all dirty blocks of a tree, children first, and hands them to the commit.
-    pub(crate) fn freeze(&mut self, tree: Tree, frozen: &mut Vec<Address>) {
+    /// Computes the checksum that a dirty block has if nothing changes before it freezes: nobody is served while everything
+    /// does. What lies below it comes first; where that is not known, neither is this.
+    pub(crate) fn foresee(&mut self, place: Place) {
+        let entry = self.cache.entry(place).filter(|entry| entry.state == State::Dirty);
+        let Some((entry, block)) = entry.and_then(|entry| Some((entry, entry.block_if_there()?))) else {
+            return;
+        };
+        let sum = |block: &Block| self.sums.block(place.address, entry.birth, block);
+        let checksum = match entry.pending {
+            0 => Some(sum(block)),
+            pending => self.with_what_is_foreseen(block, pending).map(|block| sum(&block)),
+        };
+        self.cache.foresee(place, checksum);
+    }
+
+    /// A copy of a node with the checksums that its pending slots are foreseen to get.
+    fn with_what_is_foreseen(&self, block: &Block, pending: u128) -> Option<Block> {
+        let mut copy = block.clone();
+        for slot in set_bits(pending) {
+            let child = pointer_at(block, slot);
+            let checksum = self.cache.get(child.address)?.foreseen?;
+            set_pointer_at(&mut copy, slot, Pointer { checksum, ..child });
+        }
+        Some(copy)
+    }
+
+    /// Computes the checksums of all dirty blocks of a tree, children first, where they were not foreseen, and hands them to
+    /// the commit.
+    pub(crate) fn freeze(&mut self, tree: Tree, frozen: &mut Vec<Place>) {
         for level in 0..=LEVELS {
-            for address in self.cache.take_dirty(tree, level) {
-                self.resolve_pending(address);
-                let Some(entry) = self.cache.get(address) else { continue };
-                let checksum = self.sums.block(address, entry.birth, entry.block());
-                self.cache.freeze(address, checksum);
-                frozen.push(address);
+            for place in self.cache.take_dirty(tree, level) {
+                let foreseen = self.resolve_pending(place);
+                let Some(entry) = self.cache.entry(place) else { continue };
+                let compute = || self.sums.block(place.address, entry.birth, entry.block());
+                let checksum = foreseen.unwrap_or_else(compute);
+                debug_assert!(checksum == compute(), "{} is not what was foreseen", place.address);
+                self.cache.freeze(place, checksum, foreseen.is_some());
+                frozen.push(place);
             }
         }
     }
 
-    fn resolve_pending(&mut self, address: Address) {
-        let Some(place) = self.cache.find(address) else { return };
-        let Some((mut block, mut pending)) = self.cache.borrow_block(place) else { return };
-        while pending != 0 {
-            let slot = pending.trailing_zeros() as usize;
-            pending &= pending - 1;
-            let resolved = self.resolve(pointer_at(&block, slot));
-            set_pointer_at(&mut block, slot, resolved);
+    /// Returns what was foreseen for the block, where everything below it froze as foreseen.
+    fn resolve_pending(&mut self, place: Place) -> Option<u64> {
+        let entry = self.cache.entry(place)?;
+        let mut foreseen = entry.foreseen;
+        if entry.pending == 0 {
+            return foreseen;
+        }
+        let (mut block, pending) = self.cache.borrow_block(place)?;
+        for slot in set_bits(pending) {
+            let child = pointer_at(&block, slot);
+            let below = self.cache.get(child.address).filter(|entry| entry.state == State::Committing);
+            if let Some(&Entry { checksum, .. }) = below {
+                set_pointer_at(&mut block, slot, Pointer { checksum, ..child });
+            }
+            foreseen = foreseen.filter(|_| below.is_some_and(|entry| entry.foreseen.is_some()));
         }
         let back = self.cache.return_block(place, block, 0);
-        self.witness.demand(back, format_args!("{address} left a tree while it was written"));
+        self.witness.demand(back, format_args!("{} left a tree while it was written", place.address));
+        foreseen
     }
 
     /// The same pointer with the checksum that a freeze has computed.
@@ -423,6 +460,15 @@ impl Forest {
             _ => pointer,
         }
     }
+}
+
+/// The numbers of the bits that are set, ascending.
+fn set_bits(mut bits: u128) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let lowest = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+        bits &= bits - 1;
+        Some(lowest)
+    })
 }
 
 /// A node with every slot a hole of the same change id; or a zero content block.

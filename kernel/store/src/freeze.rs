@@ -4,12 +4,11 @@
 //! table, the free map, and the superblock over all. Writing the free map allocates and frees, which changes
 //! the free map: that ends, because a commit moves each block of it at most once.
 
-use crate::cache::{LEVELS, Tree};
+use crate::cache::{LEVELS, Place, Tree};
 use crate::contradiction::contradiction;
 use crate::counters::next;
 use crate::engine::Engine;
 use crate::forest::{Step, Stop};
-use crate::format::Address;
 use crate::format::journal::Run;
 use crate::format::object::{Record, VersionKind};
 use crate::format::pointer::pointer_at;
@@ -27,7 +26,7 @@ use alloc::vec::Vec;
 /// What a commit has to write.
 pub(crate) struct Frozen {
     /// Blocks of metadata, in the cache until they are written.
-    pub(crate) blocks: Vec<Address>,
+    pub(crate) blocks: Vec<Place>,
     /// All but where the log goes on, which is known only when the rest is on disk.
     pub(crate) superblock: Superblock,
 }
@@ -153,7 +152,6 @@ impl Engine {
             next_object: self.next_object,
             ..self.superblock.clone()
         };
-        blocks.sort_unstable();
         Ok(Frozen { blocks, superblock })
     }
 
