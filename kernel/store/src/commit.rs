@@ -24,8 +24,9 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 /// Device writes a commit has under way at a time.
 const COMMIT_WRITES: usize = 8;
-/// Checksums computed ahead without a turn for others: about as much work as a small write.
-const FORESEEN_TOGETHER: usize = 16;
+/// Checksums computed ahead without a turn for others: about as much work as ten small writes. With fewer, a flush that
+/// comes meanwhile waits for more turns.
+const FORESEEN_TOGETHER: usize = 64;
 /// Frozen blocks copied for the disk without a turn for others.
 const COPIED_TOGETHER: usize = 32;
 /// Shortest run worth a discard (64 KiB), and how many a commit asks for at most.
