@@ -383,6 +383,10 @@ impl Run<'_> {
         self.world.disks.iter().for_each(|disk| disk.inner().slow(Slow::pick(&mut rng, sort)));
     }
 
+    fn slow_alike(&mut self, slow: Slow) {
+        self.world.disks.iter().for_each(|disk| disk.inner().slow(slow));
+    }
+
     /// Many small writes, each flushed: the log fills, whatever a commit is at, and now and then goes all round.
     fn burst(&mut self, operation: Operation) {
         let mut rng = Rng::new(operation.salt);
@@ -435,7 +439,7 @@ impl Run<'_> {
         if rng.chance(50) {
             let (requests, one_in) = *rng.pick(&[(1, 1), (4, 1), (30, 7), (400, 20)]);
             let slow = Slow { sort: Sort::Reads, requests, one_in, lasting: *rng.pick(&[30, 300, 3000]) };
-            self.world.disks.iter().for_each(|disk| disk.inner().slow(slow));
+            self.slow_alike(slow);
         }
         if rng.chance(10) {
             self.world.check_beside();
@@ -477,7 +481,7 @@ impl Run<'_> {
         if chooser.rng.chance(50) {
             let lasting = *chooser.rng.pick(&[30, 3000]);
             let slow = Slow { sort: Sort::Reads, requests: 1, one_in: 1, lasting };
-            self.world.disks.iter().for_each(|disk| disk.inner().slow(slow));
+            self.slow_alike(slow);
             filled.iter().take(1).for_each(|(volume, first, _)| self.world.read_beside(volume, *first, 1));
             self.world.executor.step(STEPS_TO_BEGIN);
         }

@@ -128,8 +128,7 @@ impl Cache {
     }
 
     fn is_dirty_at(&self, place: Place) -> bool {
-        let entry = self.entries[place.at].as_ref().filter(|entry| entry.address == place.address);
-        entry.is_some_and(|entry| entry.state == State::Dirty)
+        self.peek(place).is_some_and(|entry| entry.state == State::Dirty)
     }
 
     /// Where a block is now; it stays there until it is dropped.
@@ -138,10 +137,16 @@ impl Cache {
         self.index.get(&address).map(|&at| Place { at, address })
     }
 
-    /// The block at a place, with its use noted.
+    /// The block at a place.
+    #[inline]
+    fn peek(&self, place: Place) -> Option<&Entry> {
+        self.entries[place.at].as_ref().filter(|entry| entry.address == place.address)
+    }
+
+    /// The same, with its use noted.
     #[inline]
     pub(crate) fn entry(&self, place: Place) -> Option<&Entry> {
-        let entry = self.entries[place.at].as_ref().filter(|entry| entry.address == place.address)?;
+        let entry = self.peek(place)?;
         entry.referenced.set(true);
         self.hits.set(self.hits.get() + 1);
         Some(entry)
@@ -152,12 +157,11 @@ impl Cache {
         self.entries[place.at].as_mut().filter(|entry| entry.address == place.address)
     }
 
-    /// A dirty block counts as allocated in this epoch.
+    /// A dirty block counts as allocated in this epoch. [`Cache::borrow_block`] follows, which voids what was foreseen.
     pub(crate) fn set_birth(&mut self, place: Place, birth: Epoch) {
         if let Some(entry) = self.entry_mut(place) {
             assert!(entry.state == State::Dirty && entry.birth <= birth);
             entry.birth = birth;
-            entry.foreseen = None;
         }
     }
 

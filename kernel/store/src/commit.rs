@@ -202,7 +202,7 @@ impl<D: BlockDevice> Shell<D> {
         self.discard(&sweep).await;
         self.foresee().await;
         let advance = replayed.is_none();
-        let frozen = loop {
+        let mut frozen = loop {
             // A record that is being written belongs wholly to one side of the freeze.
             self.changed.until(|| !self.engine.borrow().journal.busy).await;
             let frozen = self.run(|engine| match engine.journal.busy {
@@ -213,7 +213,7 @@ impl<D: BlockDevice> Shell<D> {
                 break frozen;
             }
         };
-        self.write_frozen(&frozen).await?;
+        self.write_frozen(&mut frozen).await?;
         self.flush_members().await?;
         self.check_owner().await?;
         self.changed.until(|| !self.engine.borrow().journal.busy).await;
@@ -261,11 +261,10 @@ impl<D: BlockDevice> Shell<D> {
         stream::iter(requests).buffer_unordered(COMMIT_WRITES).collect::<()>().await;
     }
 
-    async fn write_frozen(&self, frozen: &Frozen) -> Result<()> {
+    async fn write_frozen(&self, frozen: &mut Frozen) -> Result<()> {
         yield_now().await;
-        let mut blocks = frozen.blocks.clone();
-        blocks.sort_unstable_by_key(|place| place.address);
-        let runs = blocks.chunk_by(|a, b| a.address.0 + 1 == b.address.0);
+        frozen.blocks.sort_unstable_by_key(|place| place.address);
+        let runs = frozen.blocks.chunk_by(|a, b| a.address.0 + 1 == b.address.0);
         let pieces = runs.flat_map(|run| run.chunks(REQUEST_BLOCKS_MAX as usize));
         let copies = stream::iter(pieces).then(|places| async move {
             let mut blocks = Vec::new();

@@ -440,10 +440,8 @@ impl Forest {
         let (mut block, pending) = self.cache.borrow_block(place)?;
         for slot in set_bits(pending) {
             let child = pointer_at(&block, slot);
-            let below = self.cache.get(child.address).filter(|entry| entry.state == State::Committing);
-            if let Some(&Entry { checksum, .. }) = below {
-                set_pointer_at(&mut block, slot, Pointer { checksum, ..child });
-            }
+            let below = self.frozen(child.address);
+            set_pointer_at(&mut block, slot, with_checksum_of(below, child));
             foreseen = foreseen.filter(|_| below.is_some_and(|entry| entry.foreseen.is_some()));
         }
         let back = self.cache.return_block(place, block, 0);
@@ -453,13 +451,18 @@ impl Forest {
 
     /// The same pointer with the checksum that a freeze has computed.
     pub(crate) fn resolve(&self, pointer: Pointer) -> Pointer {
-        match self.cache.get(pointer.address) {
-            Some(entry) if entry.state == State::Committing => {
-                Pointer { checksum: entry.checksum, ..pointer }
-            }
-            _ => pointer,
-        }
+        with_checksum_of(self.frozen(pointer.address), pointer)
     }
+
+    /// A block that a freeze has handed to the commit.
+    fn frozen(&self, address: Address) -> Option<&Entry> {
+        self.cache.get(address).filter(|entry| entry.state == State::Committing)
+    }
+}
+
+/// A pointer to a block with that block's checksum, where it has one.
+fn with_checksum_of(entry: Option<&Entry>, pointer: Pointer) -> Pointer {
+    entry.map_or(pointer, |entry| Pointer { checksum: entry.checksum, ..pointer })
 }
 
 /// The numbers of the bits that are set, ascending.
