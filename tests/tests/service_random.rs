@@ -18,7 +18,7 @@ fn clients_of_an_appliance_that_loses_power() {
         return replay(&seed.to_string()).unwrap_or_else(|what| panic!("{what}"));
     }
     let shrink = std::env::var_os("DATUM_NO_SHRINK").is_none();
-    let seeds = number("DATUM_SEEDS").unwrap_or(30);
+    let seeds = number("DATUM_SEEDS").unwrap_or(100);
     let report = run(Options { seed: 0, seeds, time: None, threads: 1, shrink });
     println!("{}", report.table());
     assert!(report.failures.is_empty(), "{}", report.failures[0].text());

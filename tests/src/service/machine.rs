@@ -16,7 +16,8 @@ use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-/// Simulated time in which nothing but the clock moves, after which clients that still wait are forgotten.
+/// Simulated time in which the appliance rests and no byte moves between it and its clients, after which clients that still
+/// wait are forgotten. Its heartbeat goes on for ever.
 const PATIENCE_NANOSECONDS: u64 = 600_000_000_000;
 
 #[derive(Default)]
@@ -107,7 +108,7 @@ pub(crate) enum Pause {
     Budget,
     /// The appliance has switched itself off.
     PoweredOff,
-    /// Ten minutes of simulated time have brought nothing.
+    /// Ten minutes of simulated time have brought nobody anything.
     Stuck,
 }
 
@@ -116,6 +117,7 @@ pub(crate) struct Machine {
     pub(crate) executor: Executor,
     pub(crate) environment: Simulated,
     appliance: Rc<Appliance<Disk, Simulated>>,
+    wires: Vec<Wire>,
     rng: Rng,
     born: u64,
     /// Steps between two looks at the clock, at most.
@@ -156,7 +158,7 @@ impl Machine {
             *saying.borrow_mut() = Some(sentence);
         });
         let stride = *rng.pick(&[20, 300, 3000, 30_000]);
-        Self { executor, environment, appliance, rng, born: now, stride, said }
+        Self { executor, environment, appliance, wires: Vec::new(), rng, born: now, stride, said }
     }
 
     /// What the appliance said of its pool at the start, once it has.
@@ -196,13 +198,14 @@ impl Machine {
     fn wire(&mut self, name: &str) -> Wire {
         let wire = Wire::new(name, &mut self.rng);
         self.executor.attach(Rc::new(wire.clone()));
+        self.wires.push(wire.clone());
         wire
     }
 
     /// Lets everything happen until `done`, the machine's end, or so many steps later.
     pub(crate) fn run_until(&mut self, steps: u64, mut done: impl FnMut() -> bool) -> Pause {
         let last = self.executor.steps().saturating_add(steps);
-        let mut moved = self.environment.0.now.get();
+        let (mut carried, mut idle) = (self.carried(), 0);
         loop {
             if done() {
                 return Pause::Done;
@@ -219,15 +222,22 @@ impl Machine {
             if rests && done() {
                 return Pause::Done;
             }
-            if !rests {
-                moved = self.now();
-            }
+            let before = self.now();
             let jumped = (rests || self.rng.chance(10)) && self.environment.jump();
+            idle += if rests { self.now() - before } else { 0 };
+            if carried != self.carried() {
+                (carried, idle) = (self.carried(), 0);
+            }
             let stuck = rests && !jumped;
-            if stuck || self.now() - moved > PATIENCE_NANOSECONDS {
+            if stuck || idle > PATIENCE_NANOSECONDS {
                 return Pause::Stuck;
             }
         }
+    }
+
+    /// Pieces that all ports have carried so far.
+    fn carried(&self) -> u64 {
+        self.wires.iter().map(Wire::carried).sum()
     }
 
     /// Nanoseconds since the beginning of everything.

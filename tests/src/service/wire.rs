@@ -29,6 +29,8 @@ struct State {
     /// Most bytes that arrive at a time.
     piece: u64,
     sending: bool,
+    /// Pieces that have arrived at either end.
+    carried: u64,
     waiting: Vec<Waker>,
 }
 
@@ -108,6 +110,11 @@ impl Wire {
         state.changed();
     }
 
+    /// Pieces that have arrived at either end so far.
+    pub(crate) fn carried(&self) -> u64 {
+        self.state.borrow().carried
+    }
+
     /// The client sends.
     pub(crate) fn say(&self, bytes: &[u8]) {
         self.state.borrow_mut().to_server.under_way.extend(bytes);
@@ -159,6 +166,7 @@ impl Hardware for Wire {
         } else {
             state.to_client.arrive(bytes)
         }
+        state.carried += 1;
         state.changed();
     }
 }
