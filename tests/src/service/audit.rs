@@ -560,9 +560,14 @@ impl Judge {
                 if is_shown { life.ends.clear() } else { life.ends.push(op) }
             };
             volume.names.iter_mut().for_each(|(known, life)| stays(life, name == Some(known)));
-            for point in &mut volume.points {
-                let is_shown = shown.is_some_and(|shown| shown.has(&point.name, point.image.is_some()));
-                stays(&mut point.life, is_shown);
+            // A conversion that left open whether it happened may have been asked for again: then the last one made the point.
+            let mut seen = BTreeSet::new();
+            for point in volume.points.iter_mut().rev() {
+                let is_checkpoint = point.image.is_some();
+                let is_shown = shown.is_some_and(|shown| shown.has(&point.name, is_checkpoint));
+                let is_last =
+                    !self.log.op(point.life.born).void && seen.insert((point.name.clone(), is_checkpoint));
+                stays(&mut point.life, is_shown && is_last);
                 let blocks = shown.and_then(|shown| shown.checkpoints.get(&point.name));
                 if let (Some(image), Some(blocks)) = (&mut point.image, blocks) {
                     let blocks: BTreeMap<u64, Bytes> = (0..).zip(blocks.iter().cloned()).collect();

@@ -214,13 +214,17 @@ impl<'a> Run<'a> {
             rules.iter().for_each(|(member, rule)| self.disks[*member].add(rule.clone()));
             self.tally.troubled += 1;
         }
-        let pause = machine.run_until(life.steps, || left.get() == 0);
+        let mut pause = machine.run_until(life.steps, || left.get() == 0);
         let judge = self.judge.borrow();
         let stuck = pause == Pause::Stuck || (pause == Pause::Budget && life.steps == LIFE_STEPS);
         assert!(!stuck || judge.faulty, "clients wait for what never comes: {pause:?}");
-        let healthy = !judge.faulty;
+        let (healthy, stopping) = (!judge.faulty, judge.stopping);
         drop(judge);
-        if pause == Pause::Done && healthy {
+        if pause == Pause::Done && stopping {
+            let end = machine.run_until(LIFE_STEPS, || false);
+            assert!(!healthy || end == Pause::PoweredOff, "a shutdown that was answered: {end:?}");
+            pause = end;
+        } else if pause == Pause::Done && healthy {
             self.at_rest(&mut machine, life);
         }
         if pause == Pause::PoweredOff {
