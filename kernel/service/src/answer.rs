@@ -5,8 +5,8 @@ use crate::memory::room_for;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use datum_protocol::size::text_bytes;
-use datum_store::{Content, Result};
-use serde::Serialize;
+use datum_store::Content;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 /// What one run of a page takes as text, at most.
@@ -19,11 +19,21 @@ const RUN_VALUE_BYTES: usize = 1024;
 const PAGE_TEXT_BYTES: usize = 128;
 
 /// The result of a command.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 pub(crate) enum Answer {
     Value(Value),
+    /// What was done, and room for its text: nobody may say that it was refused.
+    Done(Value, Vec<u8>),
     Extents(Extents),
+}
+
+impl Serialize for Answer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Value(value) | Self::Done(value, _) => value.serialize(serializer),
+            Self::Extents(page) => page.serialize(serializer),
+        }
+    }
 }
 
 /// A page of extents.
@@ -65,8 +75,15 @@ impl Answer {
     /// Bytes of its text, or more.
     pub(crate) fn text_bytes(&self) -> usize {
         match self {
-            Self::Value(value) => text_bytes(value),
+            Self::Value(value) | Self::Done(value, _) => text_bytes(value),
             Self::Extents(page) => PAGE_TEXT_BYTES + RUN_TEXT_BYTES * page.extents.len(),
+        }
+    }
+
+    /// Gives back the room for its text, which is written next.
+    pub(crate) fn give_room(&mut self) {
+        if let Self::Done(_, room) = self {
+            *room = Vec::new();
         }
     }
 
@@ -74,16 +91,16 @@ impl Answer {
     ///
     /// # Errors
     /// `NoMemory`.
-    pub(crate) fn into_value(self) -> Result<Value> {
+    pub(crate) fn into_value(self) -> datum_store::Result<Value> {
         match self {
-            Self::Value(value) => Ok(value),
+            Self::Value(value) | Self::Done(value, _) => Ok(value),
             Self::Extents(page) => page.into_value(),
         }
     }
 }
 
 impl Extents {
-    fn into_value(self) -> Result<Value> {
+    fn into_value(self) -> datum_store::Result<Value> {
         room_for(self.extents.len() * RUN_VALUE_BYTES)?;
         Ok(serde_json::to_value(&self).unwrap_or_else(|error| json!(error.to_string())))
     }

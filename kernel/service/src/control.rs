@@ -96,13 +96,16 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Conversation<'
         let executed = pin!(self.appliance.execute(call.command));
         let left = pin!(self.port.left());
         // It may wait for a suspended volume, which perhaps only the next client resumes.
-        let Either::Left((outcome, _)) = select(executed, left).await else { return Err(Disconnected) };
+        let Either::Left((mut outcome, _)) = select(executed, left).await else { return Err(Disconnected) };
         if subscribes && outcome.is_ok() {
             self.subscribe();
         }
         let Some(id) = call.id else { return Ok(()) };
         // A text that grows moves from one piece of memory to one of twice the size. Of what was done nobody may say that
         // it was refused, and that is told in few words.
+        if let Ok(result) = &mut outcome {
+            result.give_room();
+        }
         let room = match &outcome {
             Ok(result) if only_asks => room_for(3 * result.text_bytes()),
             _ => Ok(()),

@@ -39,9 +39,6 @@ pub const EXTENTS_DEFAULT: usize = 1000;
 /// Most extents in a `changes.query` or `allocated.query` reply.
 pub const EXTENTS_MAX: usize = 4096;
 
-/// Volumes that one checkpoint may span.
-pub const CHECKPOINT_VOLUMES_MAX: usize = 256;
-
 /// Ended jobs that are remembered.
 pub const JOBS_ENDED_MAX: usize = 256;
 

@@ -9,7 +9,18 @@ use datum_store::{Error, Result};
 /// # Errors
 /// `NoMemory`.
 pub(crate) fn room_for(bytes: usize) -> Result<()> {
-    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| Error::no_memory())
+    keep_room_for(bytes).map(drop)
+}
+
+/// Takes room for so many bytes, for an answer that must not fail since it tells what was done meanwhile. Whoever builds it
+/// gives the room back first.
+///
+/// # Errors
+/// `NoMemory`.
+pub(crate) fn keep_room_for(bytes: usize) -> Result<Vec<u8>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(bytes).map_err(|_| Error::no_memory())?;
+    Ok(room)
 }
 
 #[cfg(test)]

@@ -1,19 +1,25 @@
 //! `checkpoint.*`. What a deleted or converted checkpoint held comes back in the background; a job shows how far.
 
-use super::lists::Window;
+use super::lists::{ITEM_BYTES, Window};
 use super::{Outcome, present};
+use crate::answer::Answer;
 use crate::appliance::Appliance;
 use crate::environment::Environment;
 use crate::events::Event;
 use crate::jobs::{Job, Work};
-use crate::limits::{CHECKPOINT_VOLUMES_MAX, JOB_POLL_NANOSECONDS};
+use crate::limits::JOB_POLL_NANOSECONDS;
+use crate::memory::keep_room_for;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use datum_store::device::BlockDevice;
+use datum_store::limits::CHECKPOINT_VOLUMES_MAX;
 use datum_store::{Error, ErrorKind, Name, Release, Result};
 use serde_json::{Value, json};
+
+/// What one of several checkpoints takes as text, for however it grows and is shown.
+const ITEM_TEXT_BYTES: usize = 2048;
 
 /// Whether one checkpoint may span so many volumes.
 pub(super) fn check_volumes(count: usize) -> Result<()> {
@@ -25,13 +31,18 @@ pub(super) fn check_volumes(count: usize) -> Result<()> {
 }
 
 impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
-    pub(super) async fn checkpoint_create(&self, volumes: &[Name], name: &Name) -> Outcome {
-        let checkpoints = self.pool().await?.create_checkpoint(volumes, name, self.now()).await?;
+    pub(super) async fn checkpoint_create(&self, volumes: &[Name], name: &Name) -> Result<Answer> {
+        let pool = self.pool().await?;
+        let room = keep_room_for(volumes.len() * ITEM_BYTES)?;
+        let text_room = keep_room_for(volumes.len() * ITEM_TEXT_BYTES)?;
+        let checkpoints = pool.create_checkpoint(volumes, name, self.now()).await?;
         for checkpoint in &checkpoints {
             let (volume, name) = (checkpoint.volume.to_string(), name.to_string());
             self.publish(&Event::CheckpointCreated { volume, name });
         }
-        Ok(json!({ "items": checkpoints.iter().map(present::checkpoint).collect::<Vec<_>>() }))
+        drop(room);
+        let items: Vec<Value> = checkpoints.iter().map(present::checkpoint).collect();
+        Ok(Answer::Done(json!({ "items": items }), text_room))
     }
 
     pub(super) async fn checkpoint_list(&self, volume: &Name, window: &Window) -> Outcome {

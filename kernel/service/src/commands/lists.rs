@@ -10,7 +10,7 @@ use datum_store::{Error, ErrorKind, Name, Result};
 use serde_json::{Value, json};
 
 /// What one item takes as a JSON value, at most.
-const ITEM_BYTES: usize = 4096;
+pub(super) const ITEM_BYTES: usize = 4096;
 
 /// Which part of a list is wanted.
 #[derive(Debug)]

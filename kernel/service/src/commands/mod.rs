@@ -102,7 +102,7 @@ async fn dispatch<D: BlockDevice + 'static, E: Environment + 'static>(
         Command::CheckpointCreate { volumes, name: checkpoint } => {
             checkpoint::check_volumes(volumes.len())?;
             let volumes = volumes.iter().map(name).collect::<Result<Vec<_>>>()?;
-            appliance.checkpoint_create(&volumes, &name(&checkpoint)?).await
+            return appliance.checkpoint_create(&volumes, &name(&checkpoint)?).await;
         }
         Command::CheckpointList { volume, after, limit } => {
             appliance.checkpoint_list(&name(&volume)?, &Window::new(after, limit)).await

@@ -51,7 +51,7 @@ const ANSWERING: u64 = 8;
 pub fn workloads(stride: usize, long_stride: usize) -> Vec<Workload> {
     let start = Workload { spelling: START.into(), word: START.into(), stride, last: 0 };
     let others = works().into_iter().map(|work| Workload {
-        stride: if work.pool == Pool::Long { long_stride } else { stride },
+        stride: if work.pool == Pool::Few { stride } else { long_stride },
         word: work.word().into(),
         last: if matches!(work.asks[..], [Ask::Command(..)]) { ANSWERING } else { 0 },
         spelling: work.name,

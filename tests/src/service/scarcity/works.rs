@@ -3,6 +3,8 @@
 
 use crate::service::block::BLOCK;
 use crate::service::nbd::{self, Mode};
+use datum_store::Name;
+use datum_store::limits::CHECKPOINT_VOLUMES_MAX;
 use serde_json::{Value, json};
 
 /// One thing to ask for.
@@ -69,6 +71,8 @@ pub(super) enum Pool {
     Few,
     /// One volume with many points, each with the longest name.
     Long,
+    /// As many volumes as one checkpoint may span, each with the longest name.
+    Wide,
 }
 
 impl Pool {
@@ -77,6 +81,9 @@ impl Pool {
         match self {
             Self::Few => few(),
             Self::Long => long(),
+            Self::Wide => wide()
+                .map(|name| Ask::Command("volume.create", json!({ "name": name, "size": block(1) })))
+                .collect(),
         }
     }
 }
@@ -116,6 +123,8 @@ const LARGE: u64 = 150;
 /// Checkpoints and reference points of the volume with many.
 const CHECKPOINTS: usize = 90;
 const REFPOINTS: usize = 90;
+/// Bytes of the longest name.
+const LONGEST: usize = Name::MAX;
 
 fn block(count: u64) -> u64 {
     count * BLOCK as u64
@@ -183,6 +192,10 @@ fn long() -> Vec<Ask> {
         Ask::Command("refpoint.create", json!({ "volume": volume, "name": name }))
     }));
     asks
+}
+
+fn wide() -> impl Iterator<Item = String> {
+    (0..CHECKPOINT_VOLUMES_MAX).map(|at| format!("{at:x>LONGEST$}"))
 }
 
 /// Everything that is asked for.
@@ -296,6 +309,12 @@ fn commands() -> Vec<Work> {
         .into_iter()
         .map(|(method, params)| Work::new(method, Pool::Few, vec![Ask::Command(method, params)]))
         .collect();
+    let widest = json!({ "volumes": wide().collect::<Vec<_>>(), "name": "x".repeat(LONGEST) });
+    works.push(Work::new(
+        "checkpoint.create-widest",
+        Pool::Wide,
+        vec![Ask::Command("checkpoint.create", widest)],
+    ));
     let fails = [
         ("pool.create", json!({ "devices": ["vd0"] }), "device"),
         ("job.show", json!({ "job": "17" }), "not_found"),
