@@ -1,4 +1,5 @@
-//! Finding the virtio devices and making of them what the service wants: disks, ports, randomness.
+//! Finding the virtio devices and making of them what the service wants: ports and randomness first, so that the ports
+//! answer whatever the disks are at, then disks.
 //!
 //! A device that cannot be used is a problem to report, never a reason to stop: the others may be enough.
 
@@ -16,7 +17,7 @@ use datum_drivers::virtio::console::{Console, ConsoleOptions};
 use datum_drivers::virtio::entropy::Entropy;
 use datum_drivers::virtio::pci::{self, PciTransport, VirtioFunction};
 use datum_drivers::virtio::transport::DeviceType;
-use datum_service::FoundDisk;
+use datum_service::{FoundDisk, FoundDisks};
 
 /// Receive buffers of an NBD port, 4 KiB each: enough to keep a large write flowing.
 const NBD_RECEIVE_BUFFERS: u16 = 64;
@@ -28,60 +29,53 @@ const DISK_NAME_BYTES_MAX: usize = 64;
 /// What was found.
 #[derive(Default)]
 pub(crate) struct Devices {
-    pub(crate) disks: Vec<FoundDisk<Disk<PciTransport>>>,
     pub(crate) ports: Vec<DevicePort<PciTransport>>,
     /// Randomness from virtio-rng, or zeroes.
     pub(crate) seed: [u64; 4],
+    /// The disks, not opened yet.
+    disks: Vec<VirtioFunction>,
     /// What could not be used, each as a sentence that names the device.
-    pub(crate) problems: Vec<String>,
+    problems: Vec<String>,
 }
 
 impl Devices {
-    /// Opens every device on the bus and gives it to the executor.
+    /// Opens every device on the bus but the disks, and gives it to the executor.
     pub(crate) async fn find(executor: &Executor) -> Self {
         let mut devices = Self::default();
         for function in pci::discover() {
             let address = function.address().to_string();
-            if let Err(reason) = devices.open(executor, function, &address).await {
-                devices.problems.push(format!("the device at {address} is not used: {reason}"));
+            if let Err(reason) = devices.open(executor, function).await {
+                devices.problems.push(unused(&address, &reason));
             }
         }
         devices
     }
 
-    async fn open(
-        &mut self,
-        executor: &Executor,
-        function: VirtioFunction,
-        address: &str,
-    ) -> Result<(), String> {
+    async fn open(&mut self, executor: &Executor, function: VirtioFunction) -> Result<(), String> {
         match function.device_type() {
-            DeviceType::Block => self.open_disk(executor, open(function)?, address).await,
-            DeviceType::Console => self.open_console(executor, open(function)?).await,
-            DeviceType::EntropySource => self.open_entropy(executor, open(function)?).await,
-            other => Err(format!("the appliance has no use for a virtio device of type {other:?}")),
+            DeviceType::Block => self.disks.push(function),
+            DeviceType::Console => self.open_console(executor, open(function)?).await?,
+            DeviceType::EntropySource => self.open_entropy(executor, open(function)?).await?,
+            other => {
+                return Err(format!("the appliance has no use for a virtio device of type {other:?}"));
+            }
         }
+        Ok(())
     }
 
-    async fn open_disk(
-        &mut self,
-        executor: &Executor,
-        transport: PciTransport,
-        address: &str,
-    ) -> Result<(), String> {
-        let device = Rc::new(BlockDevice::new(transport, QUEUE_DEPTH_MAX).map_err(sentence)?);
-        executor.add_device(device.clone());
-        // By position among all disks, so that a name stays when another disk gets a serial.
-        let position = format!("vd{}", self.disks.len());
-        let serial = device.serial().await.unwrap_or_default();
-        if !serial.is_empty() && !is_name(&serial) {
-            log!(
-                "datum: the disk at {address} is called {position}: its serial is no name (letters, digits, '.', '_', '-')"
-            );
+    /// Opens the disks.
+    pub(crate) async fn disks(self, executor: &Executor) -> FoundDisks<Disk<PciTransport>> {
+        let mut found = FoundDisks { disks: Vec::new(), problems: self.problems };
+        for function in self.disks {
+            let address = function.address().to_string();
+            // By position among all disks, so that a name stays when another disk gets a serial.
+            let position = format!("vd{}", found.disks.len());
+            match open_disk(executor, function, &address, position).await {
+                Ok(device) => found.disks.push(FoundDisk { device, location: address }),
+                Err(reason) => found.problems.push(unused(&address, &reason)),
+            }
         }
-        let name = if is_name(&serial) { serial } else { position };
-        self.disks.push(FoundDisk { device: Disk::new(name, device), location: address.into() });
-        Ok(())
+        found
     }
 
     async fn open_console(&mut self, executor: &Executor, transport: PciTransport) -> Result<(), String> {
@@ -118,6 +112,27 @@ impl Devices {
         }
         Ok(())
     }
+}
+
+async fn open_disk(
+    executor: &Executor,
+    function: VirtioFunction,
+    address: &str,
+    position: String,
+) -> Result<Disk<PciTransport>, String> {
+    let device = Rc::new(BlockDevice::new(open(function)?, QUEUE_DEPTH_MAX).map_err(sentence)?);
+    executor.add_device(device.clone());
+    let serial = device.serial().await.unwrap_or_default();
+    if !serial.is_empty() && !is_name(&serial) {
+        log!(
+            "datum: the disk at {address} is called {position}: its serial is no name (letters, digits, '.', '_', '-')"
+        );
+    }
+    Ok(Disk::new(if is_name(&serial) { serial } else { position }, device))
+}
+
+fn unused(address: &str, reason: &str) -> String {
+    format!("the device at {address} is not used: {reason}")
 }
 
 fn open(function: VirtioFunction) -> Result<PciTransport, String> {

@@ -4,10 +4,11 @@ use crate::commandline::Options;
 use crate::devices::Devices;
 use crate::disk::Disk;
 use crate::environment::Machine;
-use crate::executor::Executor;
+use crate::executor::{Executor, turn};
 use crate::port::DevicePort;
 use crate::serial_port::SerialPort;
 use alloc::rc::Rc;
+use core::mem;
 use datum_drivers::virtio::pci::PciTransport;
 use datum_drivers::{clock, log, memory};
 use datum_service::port::Port;
@@ -32,14 +33,12 @@ const WALL_CLOCK_INTERVAL_NANOSECONDS: u64 = 600_000_000_000;
 
 type Datum = Appliance<Disk<PciTransport>, Machine>;
 
-/// Finds the devices, serves every port, opens the pool. The ports answer while the pool is being opened.
+/// Finds the devices, serves every port, opens the pool. The ports answer while disks are being found and the pool is
+/// being opened.
 pub(crate) async fn start(executor: Executor, options: Options) {
-    let devices = Devices::find(&executor).await;
-    devices.problems.iter().for_each(|problem| log!("datum: {problem}"));
+    let mut devices = Devices::find(&executor).await;
     let heap = memory::usage().heap_bytes;
     let appliance = Appliance::new(Setup {
-        disks: devices.disks,
-        problems: devices.problems,
         pool: options.pool,
         takeover: options.takeover,
         environment: Machine::new(devices.seed),
@@ -51,8 +50,12 @@ pub(crate) async fn start(executor: Executor, options: Options) {
     executor.spawn(async move { background.background().await });
     executor.spawn(follow_wall_clock());
     let has_console = devices.ports.iter().any(|port| port.name() == CONSOLE_PORT);
-    devices.ports.into_iter().for_each(|port| serve(&executor, &appliance, port));
-    log!("datum: {}", appliance.start().await);
+    mem::take(&mut devices.ports).into_iter().for_each(|port| serve(&executor, &appliance, port));
+    // Who is connected already is greeted first.
+    turn().await;
+    let found = devices.disks(&executor).await;
+    found.problems.iter().for_each(|problem| log!("datum: {problem}"));
+    log!("datum: {}", appliance.start(found).await);
     // Last, so that the boot log does not run into the console's prompt.
     if !has_console {
         executor.spawn(async move { appliance.serve_console(SerialPort::default()).await });

@@ -1,12 +1,12 @@
 //! The appliance as a whole: its disks, its pool or the reason why there is none, and who serves whom.
 //!
 //! Without a pool every port still answers; what needs the pool says what is missing and the way out. While
-//! the pool is being opened, what needs it waits.
+//! disks are being found and the pool is being opened, what needs them waits.
 
 use crate::answer::Answer;
 use crate::buffers::Buffers;
 use crate::commands;
-use crate::disks::{Disk, Disks, FoundDisk, Members, chain, random_identity};
+use crate::disks::{Disk, Disks, FoundDisks, Members, chain, random_identity};
 use crate::environment::Environment;
 use crate::events::{Event, Events};
 use crate::jobs::Jobs;
@@ -23,7 +23,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, OnceCell, RefCell};
 use core::future::Future;
 use datum_protocol::control::{Command, ErrorObject};
 use datum_store::device::BlockDevice;
@@ -77,12 +77,8 @@ impl Takeover {
     }
 }
 
-/// What an appliance is made of.
-pub struct Setup<D, E> {
-    /// The disks found, in discovery order.
-    pub disks: Vec<FoundDisk<D>>,
-    /// What discovery could not make sense of, each as a sentence.
-    pub problems: Vec<String>,
+/// What an appliance is made of, beside its disks.
+pub struct Setup<E> {
     /// `pool=`.
     pub pool: PoolOption,
     /// `takeover=`.
@@ -107,8 +103,7 @@ pub(crate) enum PoolState<D: BlockDevice> {
 /// `serve_*` a port.
 pub struct Appliance<D: BlockDevice, E: Environment> {
     pub(crate) environment: E,
-    pub(crate) disks: Disks<D>,
-    pub(crate) problems: Vec<String>,
+    disks: OnceCell<Disks<D>>,
     pub(crate) version: String,
     pub(crate) tasks: Tasks,
     pub(crate) buffers: Rc<Buffers>,
@@ -130,12 +125,11 @@ pub struct Appliance<D: BlockDevice, E: Environment> {
 }
 
 impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
-    /// Puts the parts together. Touches no disk.
-    pub fn new(setup: Setup<D, E>) -> Rc<Self> {
+    /// Puts the parts together.
+    pub fn new(setup: Setup<E>) -> Rc<Self> {
         let environment = setup.environment;
         Rc::new(Self {
-            disks: Disks::new(setup.disks),
-            problems: setup.problems,
+            disks: OnceCell::new(),
             version: setup.version,
             tasks: Tasks::default(),
             buffers: Buffers::new(setup.buffer_bytes),
@@ -156,18 +150,21 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         })
     }
 
-    /// Looks at the disks and opens or makes the pool. Returns what came of it, as a sentence for the boot log.
-    pub async fn start(self: &Rc<Self>) -> String {
-        self.disks.look().await;
-        let outcome = match (self.option, self.disks.members()) {
+    /// Looks at the disks, which are given once, and opens or makes the pool. Returns what came of it, as a sentence for the
+    /// boot log.
+    pub async fn start(self: &Rc<Self>, found: FoundDisks<D>) -> String {
+        let disks = self.disks.get_or_init(|| Disks::new(found));
+        self.changed.notify();
+        disks.look().await;
+        let outcome = match (self.option, disks.members()) {
             (PoolOption::None, _) => Err(Error::new(
                 ErrorKind::NotFound,
                 "the pool was left closed because of pool=none; restart without it, or make one with `pool create`",
             )),
             (_, Ok(members)) => self.open(members).await,
             (_, Err(Members::Unfit(reason))) => Err(Error::new(ErrorKind::Device, reason)),
-            (PoolOption::Open, Err(Members::None)) => Err(self.no_member()),
-            (PoolOption::Auto, Err(Members::None)) => self.create_from_all().await,
+            (PoolOption::Open, Err(Members::None)) => Err(no_member(disks)),
+            (PoolOption::Auto, Err(Members::None)) => self.create_from_all(disks).await,
         };
         match outcome {
             Ok(pool) => {
@@ -179,7 +176,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
                 }
             }
             Err(error) => {
-                let error = self.explained(error);
+                let error = explained(disks, error);
                 let sentence = format!("no pool: {}", chain(&error));
                 self.set(PoolState::Absent(error));
                 sentence
@@ -205,6 +202,16 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     /// Serves people on a port; never returns.
     pub async fn serve_console<P: Port + 'static>(self: &Rc<Self>, port: P) {
         console::serve(self, port).await;
+    }
+
+    /// The disks, once they have been found.
+    pub(crate) async fn disks(&self) -> &Disks<D> {
+        self.changed.until(|| self.disks_now()).await
+    }
+
+    /// The disks, if they have been found.
+    pub(crate) fn disks_now(&self) -> Option<&Disks<D>> {
+        self.disks.get()
     }
 
     /// The pool, once it is known whether there is one.
@@ -241,7 +248,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         let created = self.create(disks, name).await;
         self.creating.set(false);
         let pool = created?;
-        self.disks.look().await;
+        self.disks().await.look().await;
         self.adopt(pool.clone());
         Ok(pool)
     }
@@ -325,35 +332,16 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         Pool::create(disks, new, self.config).await
     }
 
-    async fn create_from_all(&self) -> Result<Pool<Disk<D>>> {
-        if self.disks.entries.is_empty() {
-            return Err(self.no_member());
+    async fn create_from_all(&self, all: &Disks<D>) -> Result<Pool<Disk<D>>> {
+        if all.entries.is_empty() {
+            return Err(no_member(all));
         }
-        let disks = self.disks.all_blank().map_err(|reason| Error::new(ErrorKind::Device, reason))?;
+        let disks = all.all_blank().map_err(|reason| Error::new(ErrorKind::Device, reason))?;
         let name = Name::new(DEFAULT_POOL_NAME)
             .ok_or_else(|| Error::new(ErrorKind::Invalid, "the default pool name is not a name"))?;
         let pool = self.create(disks, name).await?;
-        self.disks.look().await;
+        all.look().await;
         Ok(pool)
-    }
-
-    fn no_member(&self) -> Error {
-        let message = match self.disks.entries.is_empty() {
-            true => "no disk was found; attach at least one virtio-blk disk and restart",
-            false => "no disk carries a pool; make one with `pool create`, or restart with pool=auto",
-        };
-        Error::new(ErrorKind::NotFound, message)
-    }
-
-    /// Adds what is known of the disks that are not in use.
-    fn explained(&self, error: Error) -> Error {
-        let refusals = self.disks.refusals();
-        refusals.iter().chain(&self.problems).fold(error, |error, refusal| {
-            match error.message().contains(refusal) {
-                true => error,
-                false => error.observed(refusal),
-            }
-        })
     }
 
     fn set(&self, state: PoolState<D>) {
@@ -404,4 +392,23 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             }
         }
     }
+}
+
+fn no_member<D: BlockDevice>(disks: &Disks<D>) -> Error {
+    let message = match disks.entries.is_empty() {
+        true => "no disk was found; attach at least one virtio-blk disk and restart",
+        false => "no disk carries a pool; make one with `pool create`, or restart with pool=auto",
+    };
+    Error::new(ErrorKind::NotFound, message)
+}
+
+/// Adds what is known of the disks that are not in use.
+fn explained<D: BlockDevice>(disks: &Disks<D>, error: Error) -> Error {
+    let refusals = disks.refusals();
+    refusals.iter().chain(&disks.problems).fold(error, |error, refusal| {
+        match error.message().contains(refusal) {
+            true => error,
+            false => error.observed(refusal),
+        }
+    })
 }

@@ -196,7 +196,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
                 names
             }
             Objects::Devices => {
-                self.appliance.disks.entries.iter().map(|entry| entry.name().to_string()).collect()
+                self.appliance.disks().await.entries.iter().map(|entry| entry.name().to_string()).collect()
             }
             Objects::Jobs => {
                 self.appliance.jobs.list(0, LIST_MAX).iter().map(|job| job.id.to_string()).collect()

@@ -22,6 +22,14 @@ pub struct FoundDisk<D> {
     pub location: String,
 }
 
+/// What discovery found.
+pub struct FoundDisks<D> {
+    /// The disks, in discovery order.
+    pub disks: Vec<FoundDisk<D>>,
+    /// What it could not make sense of, each as a sentence.
+    pub problems: Vec<String>,
+}
+
 /// A shared disk, so that a pool that cannot be opened does not swallow its disks.
 pub struct Disk<D>(Rc<D>);
 
@@ -129,14 +137,16 @@ impl<D: BlockDevice> Entry<D> {
     }
 }
 
-/// All disks, in discovery order.
+/// All disks, in discovery order, and what is none.
 pub(crate) struct Disks<D> {
     pub(crate) entries: Vec<Entry<D>>,
+    pub(crate) problems: Vec<String>,
 }
 
 impl<D: BlockDevice> Disks<D> {
-    pub(crate) fn new(found: Vec<FoundDisk<D>>) -> Self {
+    pub(crate) fn new(found: FoundDisks<D>) -> Self {
         let entries: Vec<Entry<D>> = found
+            .disks
             .into_iter()
             .map(|found| Entry {
                 disk: Disk(Rc::new(found.device)),
@@ -155,7 +165,7 @@ impl<D: BlockDevice> Disks<D> {
                 ));
             }
         }
-        Self { entries }
+        Self { entries, problems: found.problems }
     }
 
     /// Looks at every disk.

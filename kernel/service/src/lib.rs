@@ -30,4 +30,4 @@ mod tasks;
 mod time;
 
 pub use appliance::{Appliance, PoolOption, Setup, Takeover};
-pub use disks::{Disk, FoundDisk};
+pub use disks::{Disk, FoundDisk, FoundDisks};

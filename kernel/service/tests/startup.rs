@@ -50,6 +50,20 @@ fn blank_disks_become_a_pool_only_when_asked() {
 }
 
 #[test]
+fn before_its_disks_are_found_the_appliance_greets_and_says_that_it_opens() {
+    let mut rig = Rig::unstarted();
+    let mut control = rig.control();
+    let info = control.call(&mut rig, "system.info", json!({}));
+    assert_eq!((&info["pool_state"], &info["devices"]), (&json!("opening"), &json!(0)));
+    let listed = control.send("device.list", json!({}));
+    rig.settle();
+    assert_eq!(rig.find(&[&MemoryDisk::blank("a", 64)]), "pool datum is open");
+    let list = control.line(&mut rig);
+    assert_eq!((&list["id"], &list["result"]["items"][0]["name"]), (&json!(listed), &json!("a")));
+    assert_eq!(control.call(&mut rig, "system.info", json!({}))["devices"], 1);
+}
+
+#[test]
 fn a_foreign_disk_is_named_and_left_alone() {
     let (blank, foreign) = (MemoryDisk::blank("data", 64), MemoryDisk::foreign("windows", 64));
     let (mut rig, mut control) = started(&[&blank, &foreign], PoolOption::Auto);

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use datum_service::environment::{Environment, MemoryUsage, Power};
 use datum_service::port::{Chunk, Disconnected, Port};
-use datum_service::{Appliance, FoundDisk, PoolOption, Setup, Takeover};
+use datum_service::{Appliance, FoundDisk, FoundDisks, PoolOption, Setup, Takeover};
 use datum_store::device::{Block, BlockDevice, DeviceError, Geometry, Transfer};
 use futures_channel::oneshot;
 use futures_executor::LocalPool;
@@ -75,8 +75,6 @@ fn main() -> Result<()> {
         disks.push(FoundDisk { device: FileDisk::open(&host, path)?, location: path.display().to_string() });
     }
     let appliance = Appliance::new(Setup {
-        disks,
-        problems: Vec::new(),
         pool,
         takeover,
         environment: host.clone(),
@@ -88,7 +86,8 @@ fn main() -> Result<()> {
     let spawner = executor.spawner();
     let (starting, background) = (appliance.clone(), appliance.clone());
     spawner.spawn_local(async move { background.background().await })?;
-    spawner.spawn_local(async move { println!("{}", starting.start().await) })?;
+    let found = FoundDisks { disks, problems: Vec::new() };
+    spawner.spawn_local(async move { println!("{}", starting.start(found).await) })?;
     let open = |name: &str| SocketPort::listen(&host, &arguments.dir, name);
     let (control, console) = (open("org.datum.control.0")?, open("org.datum.console.0")?);
     let served = appliance.clone();

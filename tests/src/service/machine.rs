@@ -9,7 +9,7 @@ use crate::perform::Disk;
 use crate::rng::Rng;
 use crate::scarcity::watched;
 use datum_service::environment::{Environment, MemoryUsage, Power};
-use datum_service::{Appliance, FoundDisk, PoolOption, Setup, Takeover};
+use datum_service::{Appliance, FoundDisk, FoundDisks, PoolOption, Setup, Takeover};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -134,15 +134,12 @@ impl Machine {
         for disk in disks {
             executor.attach(Rc::new(disk.inner().clone()));
         }
-        let found = disks.iter().enumerate();
+        let disk = |(slot, disk): (usize, &Disk)| FoundDisk {
+            device: disk.clone(),
+            location: format!("0000:00:{slot:02x}.0"),
+        };
+        let found = FoundDisks { disks: disks.iter().enumerate().map(disk).collect(), problems: Vec::new() };
         let appliance = Appliance::new(Setup {
-            disks: found
-                .map(|(slot, disk)| FoundDisk {
-                    device: disk.clone(),
-                    location: format!("0000:00:{slot:02x}.0"),
-                })
-                .collect(),
-            problems: Vec::new(),
             pool: PoolOption::Auto,
             takeover: parts.takeover,
             environment: environment.clone(),
@@ -154,7 +151,7 @@ impl Machine {
         let (background, starting, saying) = (appliance.clone(), appliance.clone(), said.clone());
         executor.spawn(watched(async move { background.background().await }));
         executor.spawn(async move {
-            let sentence = watched(starting.start()).await;
+            let sentence = watched(starting.start(found)).await;
             *saying.borrow_mut() = Some(sentence);
         });
         let stride = *rng.pick(&[20, 300, 3000, 30_000]);

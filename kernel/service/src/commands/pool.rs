@@ -21,7 +21,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         // Until the pool is open or found absent, a disk may not have been looked at, and would pass for a
         // foreign one. Which of the two it is does not matter here.
         let _ = self.pool().await;
-        let entries = &self.disks.entries;
+        let entries = &self.disks().await.entries;
         let start = match window.after() {
             None => 0,
             Some(after) => {
@@ -44,7 +44,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         };
         let mut disks = Vec::with_capacity(devices.len());
         for device in &devices {
-            let entry = self.disks.find(device).ok_or_else(|| {
+            let entry = self.disks().await.find(device).ok_or_else(|| {
                 Error::new(ErrorKind::NotFound, format!("there is no disk {device}; see `device list`"))
             })?;
             if let Some(refusal) = entry.refusal() {

@@ -14,6 +14,8 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     pub(super) fn system_info(&self) -> Value {
         let memory = self.environment.memory();
         let uptime = self.environment.monotonic_nanoseconds().saturating_sub(self.started);
+        // Not waited for: who asks while a disk does not answer wants to see that the pool is "opening".
+        let found = self.disks_now();
         let mut value = json!({
             "product": "datum",
             "version": self.version,
@@ -25,10 +27,10 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
                 "used_bytes": memory.used_bytes,
                 "high_water_bytes": memory.high_water_bytes,
             },
-            "devices": self.disks.entries.len(),
+            "devices": found.map_or(0, |disks| disks.entries.len()),
             "sessions": self.sessions.count(),
             "jobs_active": self.jobs.active(),
-            "problems": self.problems,
+            "problems": found.map_or(&[][..], |disks| &disks.problems),
         });
         match self.pool_now() {
             None => value["pool_state"] = json!("opening"),

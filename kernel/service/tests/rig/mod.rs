@@ -8,7 +8,7 @@ pub mod nbd;
 pub mod port;
 
 use datum_service::environment::{Environment, MemoryUsage, Power};
-use datum_service::{Appliance, FoundDisk, PoolOption, Setup, Takeover};
+use datum_service::{Appliance, FoundDisk, FoundDisks, PoolOption, Setup, Takeover};
 use disk::MemoryDisk;
 use futures_executor::{LocalPool, LocalSpawner};
 use port::{Client, MemoryPort};
@@ -72,15 +72,16 @@ impl Environment for Bench {
     }
 }
 
-fn appliance(bench: &Bench, disks: &[&MemoryDisk], pool: PoolOption) -> Rc<Appliance<MemoryDisk, Bench>> {
-    let found = disks
-        .iter()
-        .enumerate()
-        .map(|(slot, disk)| FoundDisk { device: (*disk).clone(), location: format!("0000:00:{slot:02x}.0") })
-        .collect();
+fn found(disks: &[&MemoryDisk]) -> FoundDisks<MemoryDisk> {
+    let disk = |(slot, disk): (usize, &&MemoryDisk)| FoundDisk {
+        device: (*disk).clone(),
+        location: format!("0000:00:{slot:02x}.0"),
+    };
+    FoundDisks { disks: disks.iter().enumerate().map(disk).collect(), problems: Vec::new() }
+}
+
+fn appliance(bench: &Bench, pool: PoolOption) -> Rc<Appliance<MemoryDisk, Bench>> {
     Appliance::new(Setup {
-        disks: found,
-        problems: Vec::new(),
         pool,
         takeover: Takeover::Wait,
         environment: bench.clone(),
@@ -99,6 +100,11 @@ pub struct Rig {
 }
 
 impl Rig {
+    /// An appliance that has not looked for disks yet.
+    pub fn unstarted() -> Self {
+        Self::over(Bench::default(), PoolOption::Auto)
+    }
+
     /// An appliance over these disks, started.
     pub fn start(disks: &[&MemoryDisk], pool: PoolOption) -> Self {
         Self::start_as(0, disks, pool).0
@@ -108,24 +114,34 @@ impl Rig {
     pub fn start_as(number: u64, disks: &[&MemoryDisk], pool: PoolOption) -> (Self, String) {
         let bench = Bench::default();
         bench.0.drawn.set(number << 32);
-        let appliance = appliance(&bench, disks, pool);
+        let mut rig = Self::over(bench, pool);
+        let said = rig.find(disks);
+        (rig, said)
+    }
+
+    fn over(bench: Bench, pool: PoolOption) -> Self {
+        let appliance = appliance(&bench, pool);
         let executor = LocalPool::new();
         let spawner = executor.spawner();
-        let mut rig = Self { executor, spawner, bench, appliance };
+        let rig = Self { executor, spawner, bench, appliance };
         let background = rig.appliance.clone();
         rig.spawn(async move { background.background().await });
-        let starting = rig.appliance.clone();
-        let said = rig.run(async move { starting.start().await });
-        (rig, said)
+        rig
+    }
+
+    /// Gives the appliance its disks; returns what it says of its pool.
+    pub fn find(&mut self, disks: &[&MemoryDisk]) -> String {
+        let (starting, found) = (self.appliance.clone(), found(disks));
+        self.run(async move { starting.start(found).await })
     }
 
     /// Starts another appliance in the same time; returns what it says of its pool.
     pub fn start_beside(&mut self, number: u64, disk: &MemoryDisk) -> String {
         self.bench.0.drawn.set(number << 32);
-        let other = appliance(&self.bench, &[disk], PoolOption::Open);
+        let (other, found) = (appliance(&self.bench, PoolOption::Open), found(&[disk]));
         let background = other.clone();
         self.spawn(async move { background.background().await });
-        self.run(async move { other.start().await })
+        self.run(async move { other.start(found).await })
     }
 
     /// An appliance with a fresh pool on one disk of this many MiB.
