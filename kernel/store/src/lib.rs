@@ -28,6 +28,7 @@ mod gate;
 mod gather;
 mod image;
 mod journal;
+mod load;
 mod maintenance;
 mod map;
 mod names;

@@ -16,7 +16,7 @@ use crate::format::{Address, Pointer};
 use crate::limits::RECORD_BLOCKS_MAX;
 use crate::shell::Shell;
 use crate::types::ChangeId;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -29,6 +29,9 @@ const PIECE_BLOCKS: u64 = 128;
 /// the memory of the smallest machine.
 const OPERATIONS_AHEAD: usize = 256;
 
+/// Operations after which a replay reads its records a second time instead of keeping them.
+const OPERATIONS_KEPT: usize = 1024;
+
 /// Replays the log. Returns the proof, if there is one, that something acknowledged was lost.
 pub(crate) async fn replay<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Result<Option<Error>> {
     let start = shell.engine.borrow().superblock.log;
@@ -36,10 +39,10 @@ pub(crate) async fn replay<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Result<Optio
         let engine = shell.engine.borrow();
         (engine.forest.sums, engine.superblock.log_generation, engine.superblock.commit)
     };
-    let log = Log { shell, sums, generation, piece: RefCell::default() };
+    let log = Log { shell, sums, generation, piece: RefCell::default(), kept: RefCell::default() };
     // First pass: how far the log reaches, and every address it names out of reach of the replay.
     let (mut at, mut valid, mut last) = (start, 0u64, None);
-    let mut loss = None;
+    let (mut loss, mut operations) = (None, 0);
     while let Some((record, next)) = log.read(at).await? {
         if record.header.commit > durable {
             let message =
@@ -51,6 +54,11 @@ pub(crate) async fn replay<D: BlockDevice>(shell: &Rc<Shell<D>>) -> Result<Optio
             break;
         }
         log.claim(&record)?;
+        let record = Rc::new(record);
+        operations += record.operations.len();
+        if operations <= OPERATIONS_KEPT {
+            log.kept.borrow_mut().push_back((record.clone(), next));
+        }
         (at, valid, last) = (next, valid + 1, Some((at, record)));
     }
     if loss.is_none() {
@@ -109,6 +117,8 @@ struct Log<'a, D: BlockDevice> {
     generation: u64,
     /// What was last read of the ring.
     piece: RefCell<Piece>,
+    /// The first records, from the first pass for the second.
+    kept: RefCell<VecDeque<(Rc<LogRecord>, LogPosition)>>,
 }
 
 /// Adjacent blocks of the ring.
@@ -132,10 +142,21 @@ impl Piece {
 impl<D: BlockDevice> Log<'_, D> {
     /// The records from a position on, at most `most` of them, and the positions after them; few enough for the memory
     /// that a replay has.
-    async fn read_several(&self, mut at: LogPosition, most: u64) -> Result<Vec<(LogRecord, LogPosition)>> {
+    async fn read_several(
+        &self,
+        mut at: LogPosition,
+        most: u64,
+    ) -> Result<Vec<(Rc<LogRecord>, LogPosition)>> {
         let (mut records, mut operations) = (Vec::new(), 0);
         while (records.len() as u64) < most && operations < OPERATIONS_AHEAD {
-            let Some((record, next)) = self.read(at).await? else { break };
+            let kept = self.kept.borrow_mut().pop_front();
+            let (record, next) = match kept {
+                Some(kept) => kept,
+                None => match self.read(at).await? {
+                    Some((record, next)) => (Rc::new(record), next),
+                    None => break,
+                },
+            };
             operations += record.operations.len();
             records.push((record, next));
             at = next;
@@ -145,7 +166,7 @@ impl<D: BlockDevice> Log<'_, D> {
 
     /// Brings what the replay of these records will look up into memory, many nodes at a time: one after the other, as
     /// each record misses them, they would be most of what an opening takes.
-    async fn warm(&self, records: &[(LogRecord, LogPosition)]) {
+    async fn warm(&self, records: &[(Rc<LogRecord>, LogPosition)]) {
         let mut waiting: Vec<&Operation> =
             records.iter().flat_map(|(record, _)| &record.operations).collect();
         // Each round gets one level further down, first in the object table and then in the volume.

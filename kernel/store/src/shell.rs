@@ -24,10 +24,6 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::pin::pin;
 use futures_util::future::{join_all, select};
-use futures_util::stream::{self, StreamExt, TryStreamExt};
-
-/// Blocks of metadata that are read at the same time for one step.
-const LOADS: usize = 16;
 
 /// Completed writes of a member, and how many of them a successful flush is known to cover.
 #[derive(Default)]
@@ -84,7 +80,8 @@ pub(crate) struct Shell<D: BlockDevice> {
     pub(crate) changed: Changed,
     pub(crate) gates: Gates,
     pub(crate) traffic: Traffic,
-    loading: RefCell<BTreeSet<Address>>,
+    /// What somebody reads into the cache now.
+    pub(crate) loading: RefCell<BTreeSet<Address>>,
     /// Those who wait for readers to go.
     readers_awaited: Cell<usize>,
     pub(crate) committing: Cell<bool>,
@@ -179,35 +176,6 @@ impl<D: BlockDevice> Shell<D> {
             self.changed.until(|| oldest() != awaited).await;
         }
         any
-    }
-
-    /// Brings blocks of metadata into the cache, many at a time. To be called in the stretch that looked them up, and
-    /// guards all of them: the last is read only when the first have been.
-    pub(crate) async fn load_all(&self, pointers: &[Pointer]) -> Result<()> {
-        let _guard = self.read_guard();
-        if let [pointer] = pointers {
-            return self.load(pointer).await;
-        }
-        let loads = pointers.iter().map(|pointer| self.load(pointer));
-        stream::iter(loads).buffer_unordered(LOADS).try_collect().await
-    }
-
-    /// Brings a block of metadata into the cache.
-    async fn load(&self, pointer: &Pointer) -> Result<()> {
-        let address = pointer.address;
-        if !self.loading.borrow_mut().insert(address) {
-            self.changed.until(|| !self.loading.borrow().contains(&address)).await;
-            return Ok(());
-        }
-        let done = Deferred::new(|| {
-            self.loading.borrow_mut().remove(&address);
-            self.changed.notify();
-        });
-        self.engine.borrow_mut().counters.node_reads += 1;
-        let block = self.read_verified(pointer).await.map_err(|e| e.observed("reading metadata"))?;
-        self.engine.borrow_mut().forest.cache.insert_clean(pointer, block);
-        drop(done);
-        Ok(())
     }
 
     /// Reads one block and checks that it is what its parent says.
