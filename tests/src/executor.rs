@@ -60,6 +60,15 @@ pub enum Stopped {
     Deadlock,
 }
 
+/// What becomes of slow requests when nothing else moves, or after long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slow {
+    /// The first of them ends.
+    Ends,
+    /// They stay under way: nobody waits for them.
+    Stays,
+}
+
 struct Flag(AtomicBool);
 
 impl Wake for Flag {
@@ -116,8 +125,6 @@ pub struct Executor {
     background_share: u64,
     /// Hardware whose requests end last, most of the time.
     slow: Option<usize>,
-    /// Nobody waits for what is slow.
-    patient: bool,
     /// Called after every step.
     watcher: Option<Rc<dyn Fn()>>,
     /// Ends a drive, as if its steps were used up.
@@ -135,7 +142,6 @@ impl Executor {
             hardware_bias: 0,
             background_share: 100,
             slow: None,
-            patient: false,
             watcher: None,
             halt: None,
             steps: 0,
@@ -218,26 +224,24 @@ impl Executor {
 
     /// Lets background tasks and hardware take up to `steps` steps. What is slow stays slow, also where nothing else moves.
     pub fn step(&mut self, steps: u64) {
-        self.patient = true;
-        self.unawaited(steps);
-        self.patient = false;
+        self.unawaited(steps, Slow::Stays);
     }
 
     /// The same; false if nothing moves any more.
     pub fn goes_on(&mut self, steps: u64) -> bool {
-        self.unawaited(steps) != Some(Stopped::Deadlock)
+        self.unawaited(steps, Slow::Ends) != Some(Stopped::Deadlock)
     }
 
     /// Runs until nothing moves any more.
     pub fn idle(&mut self) {
-        let stopped = self.unawaited(STEPS_MAX);
+        let stopped = self.unawaited(STEPS_MAX, Slow::Ends);
         assert_eq!(stopped, Some(Stopped::Deadlock), "livelock: background work never comes to rest");
     }
 
-    fn unawaited(&mut self, steps: u64) -> Option<Stopped> {
+    fn unawaited(&mut self, steps: u64, slow: Slow) -> Option<Stopped> {
         let share = std::mem::replace(&mut self.background_share, 100);
         let never: BoxFuture<'_, ()> = Box::pin(std::future::pending());
-        let (_, stopped) = self.drive(vec![never], steps);
+        let (_, stopped) = self.drive_while(vec![never], 1, steps, slow);
         self.background_share = share;
         stopped
     }
@@ -259,14 +263,24 @@ impl Executor {
         enough: usize,
         budget: u64,
     ) -> (Vec<Option<T>>, Option<Stopped>) {
+        self.drive_while(futures, enough, budget, Slow::Ends)
+    }
+
+    fn drive_while<T>(
+        &mut self,
+        futures: Vec<BoxFuture<'_, T>>,
+        enough: usize,
+        budget: u64,
+        slow: Slow,
+    ) -> (Vec<Option<T>>, Option<Stopped>) {
         let mut tasks: Vec<Task<'_, T>> = futures.into_iter().map(Task::new).collect();
         let mut results: Vec<Option<T>> = tasks.iter().map(|_| None).collect();
         for step in 1..=budget {
-            if step % SLOWEST == 0 {
+            if step % SLOWEST == 0 && slow == Slow::Ends {
                 while self.hurry() {}
             }
             let Some(next) = self.choose(&tasks) else {
-                if self.hurry() {
+                if slow == Slow::Ends && self.hurry() {
                     continue;
                 }
                 return (results, Some(Stopped::Deadlock));
@@ -295,9 +309,6 @@ impl Executor {
     /// Has all hardware go on with what is slow; false if nothing is.
     fn hurry(&self) -> bool {
         let mut hurried = false;
-        if self.patient {
-            return hurried;
-        }
         for hardware in &self.hardware {
             hurried |= hardware.hurry();
         }
