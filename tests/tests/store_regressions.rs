@@ -3,9 +3,10 @@
 use datum_store::{ErrorKind, Progress, Result};
 use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
-use datum_tests::executor::BoxFuture;
+use datum_tests::executor::{BoxFuture, turn};
 use datum_tests::perform::name;
 use datum_tests::story::{Story, told};
+use futures_util::future::join;
 
 /// Two reverts waited for their turn in one step and both took it; the second made the first look broken
 /// off, and the release of what it had built went on eating the live volume.
@@ -50,7 +51,7 @@ fn nothing_advances_a_volumes_clock_while_it_is_being_reverted() {
         let point = async {
             // Let the revert get somewhere first.
             while progress.fraction() == 0.0 {
-                futures_yield().await;
+                turn().await;
             }
             pool.create_refpoint(&name("v"), &name("r"), 1).await.map(|_| false)
         };
@@ -59,19 +60,6 @@ fn nothing_advances_a_volumes_clock_while_it_is_being_reverted() {
         assert_eq!(outcomes[0], Ok(true));
         assert_eq!(outcomes[1].as_ref().map_err(|error| error.kind()), Err(ErrorKind::InUse));
     });
-}
-
-async fn futures_yield() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        context.waker().wake_by_ref();
-        if std::mem::replace(&mut yielded, true) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
 }
 
 /// A release that had paused lost its place at a restart: what the volume then overwrote before the cursor
@@ -106,5 +94,41 @@ fn a_command_that_was_done_is_not_answered_with_an_error() {
         story.world.act_at_once(&[both, Action::DeleteVolume { name: "u".into() }]);
         story.world.act_at_once(&[resized, renamed]);
         story.end();
+    });
+}
+
+/// What a checkpoint has for itself was counted against the next one while that was being released: nodes that had gone with
+/// it, and never were on the disk, were asked of the disk, and the command told of a wrong block.
+#[test]
+fn what_is_unique_is_told_beside_releases() {
+    told(20, |seed| {
+        let mut story = Story::new(seed, 600);
+        for point in ["a", "b", "c"] {
+            story.fill(0, 600);
+            story.checkpoint(point);
+        }
+        story.fill(0, 600);
+        let unique = |story: &mut Story, point: &str| {
+            story.world.call(async |pool| pool.unique_bytes(&name("v"), &name(point)).await)
+        };
+        let alone = unique(&mut story, "a");
+        story.delete("b");
+        while story.world.pool().status().releases_pending > 0 {
+            assert_eq!(unique(&mut story, "a"), alone);
+            story.step(1);
+        }
+        // The checkpoint itself goes, between two steps of the count.
+        let (told, deleted) = story.world.call(async |pool| {
+            let delete = async {
+                for _ in 0..seed {
+                    turn().await;
+                }
+                pool.delete_checkpoint(&name("v"), &name("a")).await.map(drop)
+            };
+            join(pool.unique_bytes(&name("v"), &name("a")), delete).await
+        });
+        assert_eq!(deleted, Ok(()));
+        let gone = told.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        assert!(told == alone || gone, "{told:?}");
     });
 }

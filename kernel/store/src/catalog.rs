@@ -5,7 +5,8 @@ use crate::device::BLOCK_SIZE;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
 use crate::forest::{Step, Stop, TREE_BLOCKS};
-use crate::format::object::{List, Record, VersionKind};
+use crate::format::Pointer;
+use crate::format::object::{List, Record, VersionKind, VersionRecord};
 use crate::limits::{LIST_MAX, QUERY_POINTERS};
 use crate::names::Key;
 use crate::pool::Since;
@@ -346,24 +347,34 @@ impl Engine {
         Ok((cursor.min(blocks) as f32 / blocks as f32).min(0.99))
     }
 
-    /// Starts counting what a checkpoint's release would free; `None` where several versions share it.
-    pub(crate) fn unique_walk(&mut self, id: ObjectId) -> Step<Option<Walk>> {
-        let mut transaction = Transaction::new(self);
-        let version = transaction.version(id)?;
-        if version.child_count > 1 {
-            return Ok(None);
+    /// A checkpoint that was found some steps ago.
+    fn checkpoint_still(&self, id: ObjectId) -> Step<VersionRecord> {
+        match Transaction::new(self).find_record(id)? {
+            Some(Record::Version(version)) if version.kind == VersionKind::Checkpoint => Ok(version),
+            _ => fail(ErrorKind::NotFound, "the checkpoint was deleted meanwhile; see checkpoint.list"),
         }
-        let parent_epoch = transaction.epoch_of(version.parent)?;
+    }
+
+    /// Starts counting what a checkpoint's release would free.
+    pub(crate) fn unique_walk(&mut self, id: ObjectId) -> Step<Walk> {
+        let version = self.checkpoint_still(id)?;
+        let parent_epoch = Transaction::new(self).epoch_of(version.parent)?;
         let bound = self.bound_below(version.parent, parent_epoch);
-        let new = self.only_child_root(id)?;
-        Ok(Some(Walk { dry: true, ..Walk::new(version.root, new, bound) }))
+        Ok(Walk { dry: true, ..Walk::new(version.root, Pointer::default(), bound) })
     }
 
     /// Goes on counting; true when done.
     pub(crate) fn unique_step(&mut self, id: ObjectId, walk: &mut Walk) -> Step<bool> {
+        let version = self.checkpoint_still(id)?;
+        if version.child_count > 1 {
+            walk.freed = 0;
+            return Ok(true);
+        }
+        // A version that is being released has lost nodes already: in its place comes its own child, as once it has gone.
+        let going = self.active.as_ref().map(|active| active.version);
+        let last = going.filter(|going| *going == version.children.first).unwrap_or(id);
         // Both roots may have been written, and with that got checksums, since the last step.
-        walk.old = self.version(id)?.root;
-        walk.new = self.only_child_root(id)?;
+        (walk.old, walk.new) = (version.root, self.only_child_root(last)?);
         Ok(self.forest.release_step(walk, QUERY_POINTERS)? || walk.cursor >= TREE_BLOCKS)
     }
 }

@@ -112,7 +112,7 @@ impl<D: BlockDevice> Pool<D> {
     pub async fn unique_bytes(&self, volume: &Name, checkpoint: &Name) -> Result<u64> {
         let (_, id) = self.ask(|t| t.named_checkpoint(volume, checkpoint)).await?;
         let _guard = self.0.read_guard();
-        let Some(mut walk) = self.0.run(|engine| engine.unique_walk(id)).await? else { return Ok(0) };
+        let mut walk = self.0.run(|engine| engine.unique_walk(id)).await?;
         loop {
             let step = |engine: &mut Engine| engine.unique_step(id, &mut walk);
             if self.0.run(step).await? {
