@@ -593,6 +593,7 @@ impl Judge {
             volume.blocks = blocks.iter().map(settled).collect();
             volume.sizes = vec![(op, blocks.len() as u64)];
             (volume.busy, volume.reverted, volume.forced) = (false, false, NEVER);
+            volume.read_whole = false;
         }
     }
 }

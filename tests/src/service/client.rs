@@ -12,6 +12,7 @@ use super::nbd::{self, Export, Mode, Opened, Told};
 use super::wire::Wire;
 use crate::rng::Rng;
 use datum_service::environment::Environment;
+use datum_service::limits::CHUNK_BLOCKS;
 use std::collections::BTreeMap;
 
 const EPERM: u32 = 1;
@@ -285,6 +286,9 @@ impl Client {
             _ => 0,
         };
         let words = ["read", "write", "", "flush", "trim", "cache", "zero", "status"];
+        let whole = mode == Mode::Simple || flags & nbd::DONT_FRAGMENT != 0;
+        judge.volumes[session.place.volume].read_whole |=
+            kind == nbd::READ && whole && length > (CHUNK_BLOCKS * BLOCK) as u64;
         let fua = if flags & nbd::FUA != 0 { " FUA" } else { "" };
         let word = words[usize::from(kind)];
         let op = judge.log.send(format!(

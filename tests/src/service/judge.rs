@@ -103,6 +103,8 @@ pub(crate) struct Volume {
     pub(crate) suspended: bool,
     /// When somebody first used force.
     pub(crate) forced: Tick,
+    /// Somebody has asked for more of it in one piece than the appliance holds at a time.
+    pub(crate) read_whole: bool,
 }
 
 impl Volume {
@@ -119,6 +121,7 @@ impl Volume {
             renamed: false,
             suspended: false,
             forced: NEVER,
+            read_whole: false,
         }
     }
 
@@ -352,6 +355,12 @@ impl Judge {
 
     pub(crate) fn delete(&mut self, op: OpId, volume: VolumeId) {
         self.volumes[volume].names.iter_mut().for_each(|(_, life)| life.ends.push(op));
+    }
+
+    /// Whether a client may wait for ever: the reply it was getting in one piece cannot go on, for the volume was taken away by
+    /// force, and nothing else may come in its place.
+    pub(crate) fn may_be_cut_off(&self) -> bool {
+        self.volumes.iter().any(|volume| volume.read_whole && volume.forced != NEVER)
     }
 
     /// Whether a volume's size is certain: nothing that changes it is under way.
