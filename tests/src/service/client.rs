@@ -288,7 +288,7 @@ impl Client {
         let words = ["read", "write", "", "flush", "trim", "cache", "zero", "status"];
         let whole = mode == Mode::Simple || flags & nbd::DONT_FRAGMENT != 0;
         judge.volumes[session.place.volume].read_whole |=
-            kind == nbd::READ && whole && length > (CHUNK_BLOCKS * BLOCK) as u64;
+            kind == nbd::READ && whole && offset % BLOCK as u64 + length > (CHUNK_BLOCKS * BLOCK) as u64;
         let fua = if flags & nbd::FUA != 0 { " FUA" } else { "" };
         let word = words[usize::from(kind)];
         let op = judge.log.send(format!(
