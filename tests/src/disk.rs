@@ -238,6 +238,22 @@ impl SimulatedDisk {
         }
     }
 
+    /// Loses everything completed that no flush has made durable, and shows what lies on the medium again. The disk itself
+    /// goes on, requests in flight with it.
+    pub fn lose_cache(&self) {
+        let state = &mut *self.state.borrow_mut();
+        let (lost, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.unflushed).into_iter().partition(|write| write.completed.is_some());
+        state.unflushed = kept;
+        state.changes += u64::from(!lost.is_empty());
+        for write in lost {
+            match state.durable.get(&write.at) {
+                Some(block) => state.visible.insert(write.at, block.clone()),
+                None => state.visible.remove(&write.at),
+            };
+        }
+    }
+
     /// What the disk shows now, unflushed writes included.
     pub fn visible(&self) -> DiskImage {
         let state = self.state.borrow();

@@ -1,9 +1,10 @@
-//! A disk that misbehaves on demand: a wrapper around any block device, driven by rules.
+//! A disk that misbehaves on demand: a wrapper around the simulated disk, driven by rules.
 //!
 //! A rule names the kind of request and the blocks it is about, how many matching requests it lets pass
 //! first, how often it strikes, and what it does: fail, come late, lie, or do the wrong thing. Without rules the
 //! wrapper changes nothing. Clones share the rules.
 
+use crate::disk::SimulatedDisk;
 use crate::held::pause;
 use datum_store::device::{Block, BlockDevice, DeviceError, Geometry, Transfer};
 use std::cell::{Cell, RefCell};
@@ -33,6 +34,9 @@ pub enum Effect {
     Fail,
     /// The request fails, but its first half was written.
     FailHalfway,
+    /// The disk loses what no flush has made durable, and the flush fails so many turns later. The next one succeeds and brings
+    /// nothing back.
+    Forget(u32),
     /// The request succeeds and nothing was done.
     Lose,
     /// One bit of what is written or read is another one. Nothing to flushes and discards.
@@ -115,22 +119,22 @@ impl Rule {
     }
 }
 
-/// A device with rules of misbehaviour.
+/// A disk with rules of misbehaviour.
 #[derive(Clone, Debug)]
-pub struct FaultyDisk<D> {
-    inner: D,
+pub struct FaultyDisk {
+    inner: SimulatedDisk,
     rules: Rc<RefCell<Vec<Rule>>>,
     struck: Rc<Cell<u64>>,
 }
 
-impl<D> FaultyDisk<D> {
-    /// A device that behaves, until told otherwise.
-    pub fn new(inner: D) -> Self {
+impl FaultyDisk {
+    /// A disk that behaves, until told otherwise.
+    pub fn new(inner: SimulatedDisk) -> Self {
         Self { inner, rules: Rc::default(), struck: Rc::default() }
     }
 
-    /// The device itself.
-    pub fn inner(&self) -> &D {
+    /// The disk itself.
+    pub fn inner(&self) -> &SimulatedDisk {
         &self.inner
     }
 
@@ -168,6 +172,10 @@ impl<D> FaultyDisk<D> {
 async fn outcome(effect: Option<Effect>, result: Result<(), DeviceError>) -> Result<(), DeviceError> {
     match effect {
         Some(Effect::Fail | Effect::FailHalfway) => return Err(DeviceError::Io),
+        Some(Effect::Forget(turns)) => {
+            pause(turns).await;
+            return Err(DeviceError::Io);
+        }
         Some(Effect::Lose) => return Ok(()),
         Some(Effect::Delay(turns)) => pause(turns).await,
         Some(Effect::Withhold) => std::future::pending().await,
@@ -178,7 +186,7 @@ async fn outcome(effect: Option<Effect>, result: Result<(), DeviceError>) -> Res
 
 /// Whether a request goes to the device although it was struck.
 fn is_done(effect: Option<Effect>) -> bool {
-    !matches!(effect, Some(Effect::Fail | Effect::FailHalfway | Effect::Lose))
+    !matches!(effect, Some(Effect::Fail | Effect::FailHalfway | Effect::Forget(_) | Effect::Lose))
 }
 
 /// Turns one bit over.
@@ -188,7 +196,7 @@ fn corrupt(blocks: &mut [Block]) {
     }
 }
 
-impl<D: BlockDevice> BlockDevice for FaultyDisk<D> {
+impl BlockDevice for FaultyDisk {
     fn name(&self) -> &str {
         self.inner.name()
     }
@@ -238,6 +246,9 @@ impl<D: BlockDevice> BlockDevice for FaultyDisk<D> {
 
     fn flush(&self) -> impl Future<Output = Result<(), DeviceError>> {
         let effect = self.effect(Request::Flush, 0, 0);
+        if matches!(effect, Some(Effect::Forget(_))) {
+            self.inner.lose_cache();
+        }
         let request = is_done(effect).then(|| self.inner.flush());
         async move {
             let result = match request {
@@ -264,7 +275,6 @@ impl<D: BlockDevice> BlockDevice for FaultyDisk<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::SimulatedDisk;
     use crate::executor::Executor;
 
     #[test]
@@ -304,6 +314,24 @@ mod tests {
             assert_eq!((image.block(5)[77], u8::from(image.written().contains(&6))), shown, "{effect:?}");
             disk.inner().rot(5, |block| block.fill(0));
         }
+    }
+
+    #[test]
+    fn what_a_failed_flush_lost_no_other_brings_back() {
+        let disk = FaultyDisk::new(SimulatedDisk::blank("d", 64));
+        let mut executor = Executor::new(1);
+        executor.attach(Rc::new(disk.inner().clone()));
+        let mut write = |at, byte| executor.run(disk.write(at, vec![Box::new([byte; 4096])])).1.is_ok();
+        assert!(write(5, 1));
+        assert!(executor.run(disk.flush()).is_ok());
+        let mut write = |at, byte| executor.run(disk.write(at, vec![Box::new([byte; 4096])])).1.is_ok();
+        assert!(write(5, 2) && write(6, 2));
+        disk.add(Rule::once(Request::Flush).with(Effect::Forget(3)));
+        assert!(executor.run(disk.flush()).is_err());
+        assert!(executor.run(disk.flush()).is_ok());
+        let image = disk.inner().visible();
+        assert_eq!([5, 6].map(|at| image.block(at)[0]), [1, 0]);
+        assert_eq!(disk.inner().unflushed(), 0);
     }
 
     #[test]

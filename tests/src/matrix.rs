@@ -35,6 +35,8 @@ const STRIDE: usize = 9;
 pub enum Class {
     /// The disk says that a request failed: one, all from then on, or all at one place.
     Fails(Request, Often),
+    /// A flush fails, and what the disk held is lost; so many turns pass before it says so.
+    Forgets(u32),
     /// An answer takes long.
     Slow,
     /// An answer never comes.
@@ -76,6 +78,8 @@ impl Class {
             ("a place cannot be written", Self::Fails(Request::Write, Often::Here)),
             ("a flush fails", Self::Fails(Request::Flush, Often::Once)),
             ("flushes fail from then on", Self::Fails(Request::Flush, Often::Always)),
+            ("a flush fails and loses what it was for", Self::Forgets(0)),
+            ("the same, and is long about it", Self::Forgets(40)),
             ("an answer comes late", Self::Slow),
             ("an answer never comes", Self::Hangs),
             ("a member goes and returns", Self::Gone),
@@ -93,6 +97,7 @@ impl Class {
             Self::Fails(on, Often::Once) => Rule::once(on),
             Self::Fails(on, Often::Always) => Rule::always(on),
             Self::Fails(on, Often::Here) => Rule::once(on).sticking(),
+            Self::Forgets(turns) => Rule::once(Request::Flush).with(Effect::Forget(turns)),
             Self::Slow => Rule::once(Request::Any).with(Effect::Delay(400)),
             Self::Hangs => Rule::once(Request::Any).with(Effect::Withhold),
             Self::Gone => Rule::always(Request::Any),

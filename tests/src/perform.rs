@@ -1,7 +1,6 @@
 //! Carries out one `Action` on the real store.
 
 use crate::action::Action;
-use crate::disk::SimulatedDisk;
 use crate::fault::FaultyDisk;
 use datum_store::device::Block;
 use datum_store::{
@@ -10,7 +9,7 @@ use datum_store::{
 use std::rc::Rc;
 
 /// The disk that all tests use.
-pub type Disk = FaultyDisk<SimulatedDisk>;
+pub type Disk = FaultyDisk;
 
 /// What the store answered.
 #[derive(Clone, Debug)]
