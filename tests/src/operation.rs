@@ -41,8 +41,11 @@ pub enum Kind {
     CommitBeside,
     SlowCommit,
     Burst,
+    Fill,
+    FailedFlush,
     Scatter,
     Rush,
+    CutRush,
     Brim,
     DropCache,
     Hold,
@@ -87,6 +90,7 @@ pub const EVERYTHING: Mix = &[
     (Kind::CommitBeside, 2),
     (Kind::SlowCommit, 1),
     (Kind::Burst, 1),
+    (Kind::FailedFlush, 1),
     (Kind::Scatter, 1),
     (Kind::Hold, 1),
     (Kind::Unhold, 1),
@@ -173,9 +177,35 @@ pub const LOSSES: Mix = &[
     (Kind::CommitBeside, 6),
     (Kind::SlowCommit, 10),
     (Kind::Burst, 1),
+    (Kind::FailedFlush, 4),
     (Kind::Background, 3),
     (Kind::Reopen, 1),
     (Kind::Crash, 24),
+];
+
+/// The same on a pool that is short of space: what is freed is taken again by the next requests, as soon as it may be.
+pub const LOSSES_WITHOUT_SPACE: Mix = &[
+    (Kind::Fill, 10),
+    (Kind::CutRush, 16),
+    (Kind::Write, 8),
+    (Kind::Together, 6),
+    (Kind::Trim, 12),
+    (Kind::Flush, 2),
+    (Kind::Commit, 6),
+    (Kind::CreateVolume, 4),
+    (Kind::DeleteVolume, 3),
+    (Kind::Checkpoint, 3),
+    (Kind::Convert, 1),
+    (Kind::DeleteCheckpoint, 4),
+    (Kind::SlowReader, 1),
+    (Kind::CommitBeside, 3),
+    (Kind::SlowCommit, 4),
+    (Kind::Burst, 10),
+    (Kind::FailedFlush, 2),
+    (Kind::Background, 4),
+    (Kind::Reopen, 1),
+    (Kind::Crash, 8),
+    (Kind::Verify, 1),
 ];
 
 /// What is to be released comes faster than it is done, and is looked at half done.
@@ -378,9 +408,14 @@ impl<'a> Chooser<'a> {
 
     /// A write of fresh contents.
     pub fn write(&mut self, contents: &mut Contents) -> Option<Action> {
+        self.write_up_to(None, contents)
+    }
+
+    /// The same, where it is said of how many blocks at most.
+    pub fn write_up_to(&mut self, most: Option<u64>, contents: &mut Contents) -> Option<Action> {
         let (volume, known) = self.volume()?;
         let first = self.position(known.head.size());
-        let most = if self.rng.chance(10) { self.shape.write_max } else { 3 };
+        let most = most.unwrap_or_else(|| if self.rng.chance(10) { self.shape.write_max } else { 3 });
         let count = self.rng.between(1, most.min(self.shape.write_max)).min(known.head.size() - first);
         let contents = (0..count).map(|_| contents.draw()).collect();
         Some(Action::Write { volume: volume.clone(), first, contents })

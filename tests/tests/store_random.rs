@@ -2,7 +2,9 @@
 //!
 //! Each seed is one run. `DATUM_SEEDS=1000 cargo test -p datum-tests --test store_random` looks further.
 
-use datum_tests::operation::{BACKLOG, BRIM, CROWD, EVERYTHING, LOSSES, Shape, generate};
+use datum_tests::operation::{
+    BACKLOG, BRIM, CROWD, EVERYTHING, LOSSES, LOSSES_WITHOUT_SPACE, Shape, generate,
+};
 use datum_tests::rng::Rng;
 use datum_tests::simulation::{NOW_AND_THEN_SLOW, Plan};
 
@@ -26,7 +28,7 @@ fn tiny_volumes() {
 
 #[test]
 fn tall_volumes() {
-    plan("tall_volumes", Shape::tall()).explore(40);
+    plan("tall_volumes", Shape::tall()).explore(60);
 }
 
 #[test]
@@ -78,6 +80,13 @@ fn a_pool_filled_by_all_means() {
 fn losses_on_several_members() {
     let plan = plan("losses_on_several_members", Shape::tall());
     Plan { members: vec![4096, 4097, 4098], length: 50, mix: LOSSES, ..plan }.explore(60);
+}
+
+/// Lives that end while commits return what was freed, and requests take it again.
+#[test]
+fn losses_without_space() {
+    let plan = plan("losses_without_space", Shape::crowded());
+    Plan { members: vec![4096], may_fill: true, length: 60, mix: LOSSES_WITHOUT_SPACE, ..plan }.explore(12);
 }
 
 /// Releases and drop jobs that pile up.

@@ -67,6 +67,13 @@ impl World {
         self.crash(ending, reopenings, candidates);
     }
 
+    /// Ends the machine now and opens the pool again, which must stand at one of `candidates`.
+    pub fn crash_to(&mut self, candidates: Vec<Candidate>) {
+        let ending = Ending::pick(&mut self.rng);
+        self.say(format_args!("  the machine ends: {ending:?}"));
+        self.crash(ending, &[], candidates);
+    }
+
     /// Starts `actions` and lets them come to a moment. Returns the states the pool may stand at if it ends here.
     fn interrupt(&mut self, actions: Vec<Action>, moment: Moment) -> Vec<Candidate> {
         let mut work = Vec::new();
@@ -131,7 +138,7 @@ impl World {
     }
 
     /// Has the executor end what it drives while a flush is under way, where the moment says so.
-    fn halt_at(&mut self, moment: Moment) {
+    pub(super) fn halt_at(&mut self, moment: Moment) {
         let Some((flushes, mut steps)) = moment.flushes else { return };
         let disks: Vec<_> = self.disks.iter().map(|disk| disk.inner().clone()).collect();
         let asked = move || disks.iter().map(|disk| disk.flushes()).sum::<u64>();

@@ -1,6 +1,6 @@
 //! Requests and commands under way together, which may get in each other's way.
 
-use super::{World, fail};
+use super::{Moment, World, fail};
 use crate::action::Action;
 use crate::blockmap::BlockMap;
 use crate::content::BLOCK_SIZE;
@@ -9,7 +9,7 @@ use crate::executor::turn;
 use crate::model::Candidate;
 use crate::orders::{Member, may_be_refused, side_by_side};
 use datum_store::{BlockIndex, Error, ErrorKind, Progress};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -21,6 +21,15 @@ pub type Stretch = (String, u64, u64);
 
 /// What became of an action: an answer, or none yet.
 pub type Fate = Option<Result<(), Error>>;
+
+/// The answer to a request of a client's, and when it was asked for and answered.
+struct Told {
+    client: usize,
+    at: usize,
+    asked: u64,
+    answered: u64,
+    reply: Result<(), Error>,
+}
 
 impl World {
     /// Asks for an action, and takes no answer for an answer: after so many steps, or where nothing moves. The
@@ -126,6 +135,59 @@ impl World {
         self.settle(vec![Candidate::exactly(reached)]);
     }
 
+    /// The same of writes, flushes and commits alone, and the machine ends at some moment of it. What is there then is at
+    /// least what was answered before a flush or commit was asked for that was answered too; of the rest any block may be
+    /// there.
+    pub fn rush_until(&mut self, clients: &[Vec<Action>], readers: &[Stretch], moment: Moment) {
+        self.act(Action::Flush);
+        let room = self.room();
+        for (volume, first, count) in readers {
+            self.read_while(volume, *first, *count, || true);
+        }
+        let (clock, told) = (Rc::new(Cell::new(0)), Rc::new(RefCell::new(Vec::new())));
+        for (client, actions) in clients.iter().enumerate() {
+            let mut requests = Vec::new();
+            for action in actions {
+                self.note(action);
+                requests.push(self.prepare(action));
+            }
+            let (clock, told) = (clock.clone(), told.clone());
+            self.executor.spawn(async move {
+                for (at, request) in requests.into_iter().enumerate() {
+                    let asked = clock.replace(clock.get() + 1);
+                    let reply = request.await.map(drop);
+                    let answered = clock.replace(clock.get() + 1);
+                    told.borrow_mut().push(Told { client, at, asked, answered, reply });
+                }
+            });
+        }
+        self.halt_at(moment);
+        // What the disks hold up they hold up to the end.
+        self.executor.step(moment.steps);
+        self.executor.halt_when(None);
+        let told = told.take();
+        let action = |told: &Told| &clients[told.client][told.at];
+        let good = told.iter().filter(|told| told.reply.is_ok());
+        let covering = good.clone().filter(|told| matches!(action(told), Action::Flush | Action::Commit));
+        let covered = covering.map(|told| told.asked).max().unwrap_or(0);
+        let refused = told.iter().filter_map(|told| Some((action(told), told.reply.clone().err()?)));
+        self.demand_reasons(&refused.collect::<Vec<_>>(), room, clients);
+        let (mut certain, mut possible): (Vec<Vec<Action>>, _) =
+            (vec![Vec::new(); clients.len()], Vec::new());
+        for (client, actions) in clients.iter().enumerate() {
+            for (at, action) in actions.iter().enumerate() {
+                match told.iter().find(|told| (told.client, told.at) == (client, at)) {
+                    Some(told) if told.reply.is_err() => {}
+                    Some(told) if told.answered < covered => certain[client].push(action.clone()),
+                    _ => possible.push(action.clone()),
+                }
+            }
+        }
+        let state = side_by_side(&self.model.state, &certain, self.incarnation);
+        let optional = state.optional(&possible);
+        self.crash_to(vec![Candidate { state, optional }]);
+    }
+
     /// What clients' writes can have by what the pool says.
     pub fn room(&self) -> Room {
         let status = self.pool().status();
@@ -190,11 +252,15 @@ impl World {
         })
     }
 
-    /// Starts a commit that goes on beside what follows.
+    /// Starts a commit that goes on beside what follows. Only a fault of a disk can stop it.
     pub fn commit_beside(&mut self) {
-        let pool = self.pool();
+        let (pool, disks) = (self.pool(), self.disks.clone());
         self.executor.spawn(async move {
-            pool.commit().await.unwrap_or_else(fail("commit beside other work"));
+            if let Err(error) = pool.commit().await
+                && disks.iter().all(|disk| disk.struck() == 0)
+            {
+                panic!("a commit beside other work: {error} {:?}", error.observations());
+            }
         });
     }
 
