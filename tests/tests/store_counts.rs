@@ -141,7 +141,7 @@ fn an_opening_reads_no_record_by_itself() {
     story.world.open_again();
     let opened = story.world.pool().counters();
     assert_eq!(opened.replayed_records, RECORDS, "records replayed");
-    assert!(opened.open_reads < 60, "{} device reads to open", opened.open_reads);
+    assert!(opened.open_reads < 45, "{} device reads to open", opened.open_reads);
     story.world.verify();
 }
 
@@ -164,7 +164,7 @@ fn an_opening_has_a_bounded_amount_to_replay() {
         let opened = story.world.pool().counters();
         most = (most.0.max(opened.open_reads), most.1.max(opened.replayed_records));
     }
-    assert!(most.0 <= 1_300 && most.1 <= 1_100, "{} device reads, {} records", most.0, most.1);
+    assert!(most.0 <= 300 && most.1 <= 1_100, "{} device reads, {} records", most.0, most.1);
 }
 
 /// Checkpoint creation costs the same whatever the volume's size and contents.
