@@ -238,6 +238,28 @@ fn after_a_failed_flush_nothing_is_acknowledged() {
     });
 }
 
+/// A commit's flush lost what it was for and was long about saying so. Meanwhile a client's flush was asked for and succeeded: it
+/// found nothing left to write, and was acknowledged, though the data it vouched for was gone.
+#[test]
+fn a_flush_counts_only_when_those_before_it_have_ended_well() {
+    told(10, |seed| {
+        let mut story = Story::new(seed, 100);
+        story.fill(0, 10);
+        story.flush();
+        story.w(3);
+        let disk = story.world.disks[0].clone();
+        disk.add(Rule::once(Request::Flush).with(Effect::Forget(400)));
+        story.world.commit_beside();
+        while disk.struck() == 0 {
+            story.step(1);
+        }
+        assert!(story.world.attempt(Action::Flush).is_err(), "seed {seed}: what it is for is lost");
+        story.world.executor.idle();
+        story.crash(PowerLoss::Nothing);
+        story.end();
+    });
+}
+
 /// The same at each flush and each metadata write of a commit, wherever it strikes.
 #[test]
 fn a_fault_anywhere_in_a_commit_loses_nothing_acknowledged() {

@@ -73,7 +73,8 @@ pub type Transfer = (Vec<Block>, Result<(), DeviceError>);
 ///   submitted after its completion has completed successfully. Until then a power loss may leave of it any
 ///   subset of its 512-byte sectors, each either old or new, in any order relative to other unflushed writes.
 /// - A write that failed leaves its blocks undefined, and nothing else.
-/// - A flush that failed says nothing about what is durable; it must not be retried and trusted.
+/// - A flush that failed says nothing about what is durable; it must not be retried and trusted. The device may have lost what
+///   that flush was for, and then no other makes it durable, one that was asked for before the failure was known included.
 /// - Requests in flight together are not ordered. Requests may be submitted concurrently without bound; the
 ///   device queues what it cannot start.
 /// - A request goes on when its future is dropped: the device owns the buffers until it has finished.

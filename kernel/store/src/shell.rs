@@ -30,6 +30,25 @@ use futures_util::future::{join_all, select};
 struct FlushState {
     written: Cell<u64>,
     flushed: Cell<u64>,
+    /// Flushes asked for, and those under way among them, as bits: each has the one of its number. There are never many, for
+    /// those that come later wait for it.
+    asked: Cell<u64>,
+    under_way: Cell<u64>,
+    failed: Cell<bool>,
+}
+
+impl FlushState {
+    /// A flush is asked for: its bit, and those of all that were asked for before and have not ended.
+    fn begin(&self) -> (u64, u64) {
+        let (bit, before) = (1 << (self.asked.get() % 64), self.under_way.get());
+        self.asked.set(self.asked.get() + 1);
+        self.under_way.set(before | bit);
+        (bit, before)
+    }
+
+    fn end(&self, bit: u64) {
+        self.under_way.set(self.under_way.get() & !bit);
+    }
 }
 
 /// Requests and commands of clients, as far as background work gives way to them.
@@ -276,14 +295,27 @@ impl<D: BlockDevice> Shell<D> {
     }
 
     /// Flushes every member that has a completed write which no successful flush came after. Somebody
-    /// else's flush that is under way does not count: it may fail, or end too late.
+    /// else's flush that is under way does not count: it may fail, or end too late. It may even have lost by then what this one
+    /// is for: so one counts only when those before it have ended well.
     pub(crate) async fn flush_members(&self) -> Result<()> {
         let members = self.devices.iter().zip(&self.flushes);
         let dirty = members.filter(|(_, state)| state.flushed.get() < state.written.get());
         let flushes = dirty.map(async |(device, state)| {
             let written = state.written.get();
             self.engine.borrow_mut().counters.device_flushes += 1;
-            device.flush().await.map_err(|e| Error::device(device.name(), "flushing", e))?;
+            let (bit, before) = state.begin();
+            let ended = Deferred::new(|| {
+                state.end(bit);
+                self.changed.notify();
+            });
+            let outcome = device.flush().await;
+            state.failed.set(state.failed.get() || outcome.is_err());
+            drop(ended);
+            outcome.map_err(|e| Error::device(device.name(), "flushing", e))?;
+            self.changed.until(|| state.under_way.get() & before == 0).await;
+            if state.failed.get() {
+                return Err(Error::device(device.name(), "flushing", DeviceError::Io));
+            }
             state.flushed.set(state.flushed.get().max(written));
             Ok(())
         });
