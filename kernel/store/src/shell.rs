@@ -30,20 +30,20 @@ use futures_util::future::{join_all, select};
 struct FlushState {
     written: Cell<u64>,
     flushed: Cell<u64>,
-    /// Flushes asked for, and those under way among them, as bits: each has the one of its number. There are never many, for
-    /// those that come later wait for it.
+    /// Flushes asked for, and those under way among them, as bits: each has the one of its number. There are never as many at
+    /// once: a commit's, the log's, and what comes at an opening.
     asked: Cell<u64>,
     under_way: Cell<u64>,
     failed: Cell<bool>,
 }
 
 impl FlushState {
-    /// A flush is asked for: its bit, and those of all that were asked for before and have not ended.
-    fn begin(&self) -> (u64, u64) {
-        let (bit, before) = (1 << (self.asked.get() % 64), self.under_way.get());
+    /// A flush is asked for, and has this bit.
+    fn begin(&self) -> u64 {
+        let bit = 1 << (self.asked.get() % 64);
         self.asked.set(self.asked.get() + 1);
-        self.under_way.set(before | bit);
-        (bit, before)
+        self.under_way.set(self.under_way.get() | bit);
+        bit
     }
 
     fn end(&self, bit: u64) {
@@ -296,14 +296,14 @@ impl<D: BlockDevice> Shell<D> {
 
     /// Flushes every member that has a completed write which no successful flush came after. Somebody
     /// else's flush that is under way does not count: it may fail, or end too late. It may even have lost by then what this one
-    /// is for: so one counts only when those before it have ended well.
+    /// is for, and not have said so: so one counts only when all that are under way at its end have ended well.
     pub(crate) async fn flush_members(&self) -> Result<()> {
         let members = self.devices.iter().zip(&self.flushes);
         let dirty = members.filter(|(_, state)| state.flushed.get() < state.written.get());
         let flushes = dirty.map(async |(device, state)| {
             let written = state.written.get();
             self.engine.borrow_mut().counters.device_flushes += 1;
-            let (bit, before) = state.begin();
+            let bit = state.begin();
             let ended = Deferred::new(|| {
                 state.end(bit);
                 self.changed.notify();
@@ -312,7 +312,8 @@ impl<D: BlockDevice> Shell<D> {
             state.failed.set(state.failed.get() || outcome.is_err());
             drop(ended);
             outcome.map_err(|e| Error::device(device.name(), "flushing", e))?;
-            self.changed.until(|| state.under_way.get() & before == 0).await;
+            let others = state.under_way.get();
+            self.changed.until(|| state.under_way.get() & others == 0).await;
             if state.failed.get() {
                 return Err(Error::device(device.name(), "flushing", DeviceError::Io));
             }
