@@ -27,7 +27,7 @@ fn tiny_volumes() {
 
 #[test]
 fn tall_volumes() {
-    plan("tall_volumes", Shape::tall()).explore(60);
+    plan("tall_volumes", Shape::tall()).explore(80);
 }
 
 #[test]
