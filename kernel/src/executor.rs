@@ -12,27 +12,13 @@ use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::future::{Future, poll_fn};
-use core::mem;
+use core::future::Future;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
-use core::task::{Context, Poll, Waker};
+use core::task::{Context, Waker};
 use datum_drivers::virtio::Polled;
 use datum_drivers::{clock, interrupts};
 use spin::Mutex;
-
-/// Lets every task that is ready have a turn.
-pub(crate) async fn turn() {
-    let mut waited = false;
-    poll_fn(|context| {
-        if mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
 
 /// How long to look on before halting. Longer than most disk requests take, and far below what would show as load.
 const LOOK_ON_NANOSECONDS: u64 = 50_000;

@@ -4,7 +4,7 @@ use crate::commandline::Options;
 use crate::devices::Devices;
 use crate::disk::Disk;
 use crate::environment::Machine;
-use crate::executor::{Executor, turn};
+use crate::executor::Executor;
 use crate::port::DevicePort;
 use crate::serial_port::SerialPort;
 use alloc::rc::Rc;
@@ -13,6 +13,7 @@ use datum_drivers::virtio::pci::PciTransport;
 use datum_drivers::{clock, log, memory};
 use datum_service::port::Port;
 use datum_service::{Appliance, Setup};
+use datum_store::yield_now;
 
 const CONTROL_PORT: &str = "org.datum.control.0";
 const CONSOLE_PORT: &str = "org.datum.console.0";
@@ -52,7 +53,7 @@ pub(crate) async fn start(executor: Executor, options: Options) {
     let has_console = devices.ports.iter().any(|port| port.name() == CONSOLE_PORT);
     mem::take(&mut devices.ports).into_iter().for_each(|port| serve(&executor, &appliance, port));
     // Who is connected already is greeted first.
-    turn().await;
+    yield_now().await;
     let found = devices.disks(&executor).await;
     found.problems.iter().for_each(|problem| log!("datum: {problem}"));
     log!("datum: {}", appliance.start(found).await);

@@ -33,16 +33,3 @@ impl Signal {
         .await
     }
 }
-
-/// Lets every other task have a turn.
-pub(crate) async fn yield_now() {
-    let mut first = true;
-    poll_fn(|context| {
-        if !mem::replace(&mut first, false) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}

@@ -57,5 +57,6 @@ pub use image::Image;
 pub use owner::Challenge;
 pub use pool::{Config, NewPool, Pool, Progress, Release, Since};
 pub use probe::{Probe, probe};
+pub use sync::yield_now;
 pub use token::Token;
 pub use types::*;

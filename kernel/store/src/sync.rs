@@ -1,11 +1,11 @@
-//! The few asynchronous tools the store needs.
+//! The few asynchronous tools the store needs. What gives others a turn serves whoever runs it, too.
 
 use core::future::poll_fn;
 use core::task::Poll;
 use event_listener::Event;
 
 /// Lets every other task have a turn.
-pub(crate) async fn yield_now() {
+pub async fn yield_now() {
     let mut yielded = false;
     poll_fn(|context| {
         if yielded {

@@ -12,7 +12,7 @@ use crate::exports::Export;
 use crate::limits::REQUESTS_PER_SESSION;
 use crate::port::{Chunk, Disconnected, Port};
 use crate::sessions::Session;
-use crate::signal::{Signal, yield_now};
+use crate::signal::Signal;
 use crate::tasks::Tasks;
 use alloc::rc::Rc;
 use alloc::vec;
@@ -23,7 +23,7 @@ use core::mem;
 use core::pin::pin;
 use datum_protocol::nbd::{self, ErrorNumber, Replies, RequestId};
 use datum_store::device::BlockDevice;
-use datum_store::{Error, ErrorKind, Image, View};
+use datum_store::{Error, ErrorKind, Image, View, yield_now};
 use futures_util::future::{Either, select};
 
 pub(super) struct Connection<D: BlockDevice, P> {

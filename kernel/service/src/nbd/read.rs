@@ -8,12 +8,11 @@ use super::connection::Connection;
 use super::{error_number, error_text};
 use crate::limits::{CHUNK_BLOCKS, MEMORY_TURNS};
 use crate::port::{Chunk, Port};
-use crate::signal::yield_now;
 use alloc::vec::Vec;
 use datum_protocol::limits::NBD_PAYLOAD_BYTES_MAX;
 use datum_protocol::nbd::{Mode, Request};
 use datum_store::device::{BLOCK_SIZE, Block, BlockDevice};
-use datum_store::{BlockIndex, Error, ErrorKind};
+use datum_store::{BlockIndex, Error, ErrorKind, yield_now};
 
 /// Bytes of one step at most.
 const STEP_BYTES: u64 = (CHUNK_BLOCKS * BLOCK_SIZE) as u64;
