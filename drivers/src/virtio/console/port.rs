@@ -135,9 +135,11 @@ impl PortState {
         Ok(any)
     }
 
-    /// Drops what has arrived for earlier sessions, before the next starts.
+    /// Drops what has arrived for earlier sessions, before the next starts. What the device is through with of theirs is no
+    /// more among what it holds.
     pub(super) fn drain(&mut self, woken: &mut Vec<Waker>) -> Result<(), Fault> {
         self.take_in(woken)?;
+        self.take_sent(woken)?;
         if !self.speaks_first {
             self.drop_arrived(self.arrived.len());
         }

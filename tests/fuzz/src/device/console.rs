@@ -1,6 +1,6 @@
 //! A multiport console that lies, and users who accept, receive, send and give up.
 
-use super::fake::transport::FakeTransport;
+use super::fake::transport::{FakeTransport, INDIRECT};
 use super::hostile::Hostile;
 use super::{STEPS_MAX, TURNS_MAX};
 use crate::input::Input;
@@ -200,9 +200,37 @@ fn tell(device: &mut Hostile<'_>, port: u32, event: u16, value: u16, rest: &[u8]
 
 /// An event without a buffer is dropped.
 fn send_event(device: &mut Hostile<'_>, bytes: &[u8]) {
-    if let Some(index) = device.oldest(EVENTS) {
-        let written = device.held[index].popped.write_all(bytes);
-        device.complete(index, written);
+    let Some(index) = device.oldest(EVENTS) else { return };
+    let written = device.held[index].popped.write_all(bytes);
+    device.complete(index, written);
+    if let Some(&[p0, p1, p2, p3, e0, e1, v0, v1]) = bytes.first_chunk()
+        && u16::from_le_bytes([e0, e1]) == OPEN
+    {
+        let port = u32::from_le_bytes([p0, p1, p2, p3]);
+        match [v0, v1] {
+            [0, 0] => leave(device, port),
+            // Before the next one comes, a client leaves.
+            _ => device.cheated |= !device.clients.insert(port),
+        }
+    }
+}
+
+/// Of what its client was being sent, the device forgets the first chain and gives the others back unsent, as QEMU does. Where
+/// a queue is too small for a chain more than two sessions can leave, none is forgotten: such a port would be dead.
+fn leave(device: &mut Hostile<'_>, port: u32) {
+    device.clients.remove(&port);
+    let Ok(port @ 0..=1000) = u16::try_from(port) else { return };
+    let queue = if port == 0 { 1 } else { 2 * port + 3 };
+    let forgets = {
+        let registers = device.transport.0.borrow();
+        let size = registers.queues.get(&queue).map_or(0, |queue| queue.size);
+        size >= 4 && registers.agreed & INDIRECT != 0
+    };
+    if let Some(first) = device.oldest(queue).filter(|_| forgets) {
+        device.held[first].lost = true;
+    }
+    while let Some(next) = device.oldest(queue) {
+        device.complete(next, 0);
     }
 }
 
@@ -225,7 +253,7 @@ fn settle(driver: &Driver, device: &mut Hostile<'_>, mut waits: Vec<Wait>) {
             return;
         }
         device.observe();
-        if let Some(index) = device.held.iter().position(|held| held.popped.writes.is_empty()) {
+        if let Some(index) = device.held.iter().position(|held| held.popped.writes.is_empty() && !held.lost) {
             device.complete(index, 0);
         }
         driver.poll();

@@ -9,7 +9,7 @@ use super::fake::{u16_at, u32_at};
 use crate::input::Input;
 use crate::memory::{Run, let_go};
 use datum_drivers::virtio::transport::DeviceStatus;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -17,6 +17,8 @@ use std::sync::atomic::Ordering;
 pub(super) struct Held {
     pub(super) queue: u16,
     pub(super) popped: Popped,
+    /// The device has forgotten it, and a correct one will not give it back.
+    pub(super) lost: bool,
 }
 
 /// The device.
@@ -25,6 +27,8 @@ pub(super) struct Hostile<'a> {
     pub(super) held: Vec<Held>,
     /// It broke a rule, so that it may have lost a request.
     pub(super) cheated: bool,
+    /// Ports of a console that have a client.
+    pub(super) clients: BTreeSet<u32>,
     run: &'a Run,
     /// The driver may take back what the device only reads.
     only_writable: bool,
@@ -47,6 +51,7 @@ impl<'a> Hostile<'a> {
             transport,
             held: Vec::new(),
             cheated: false,
+            clients: BTreeSet::new(),
             run,
             only_writable,
             resets: 0,
@@ -82,9 +87,13 @@ impl<'a> Hostile<'a> {
                     let segment = range(address, u64::from(length));
                     assert!(self.run.has_given(&segment), "a descriptor of memory that nobody handed out");
                 }
+                // One that gave back what it had not seen may find the next in the place of it, and then again.
+                if self.cheated {
+                    self.held.retain(|held| (held.queue, held.popped.id) != (number, popped.id));
+                }
                 match self.ahead.get_mut(&(number, u32::from(popped.id))) {
                     Some(count) if *count > 0 => *count -= 1,
-                    _ => self.held.push(Held { queue: number, popped }),
+                    _ => self.held.push(Held { queue: number, popped, lost: false }),
                 }
             }
         }
@@ -101,14 +110,14 @@ impl<'a> Hostile<'a> {
         self.run.hold(self.rings.iter().cloned().chain(segments));
     }
 
-    /// The oldest chain held of a queue.
+    /// The oldest chain of a queue that the device has not forgotten.
     pub(super) fn oldest(&self, queue: u16) -> Option<usize> {
-        self.held.iter().position(|held| held.queue == queue)
+        self.held.iter().position(|held| held.queue == queue && !held.lost)
     }
 
     /// Gives a held chain back as it should be.
     pub(super) fn complete(&mut self, index: usize, written: u32) {
-        let Held { queue, popped } = &self.held[index];
+        let Held { queue, popped, .. } = &self.held[index];
         let (queue, id) = (*queue, u32::from(popped.id));
         self.push(queue, id, written);
     }
@@ -125,7 +134,7 @@ impl<'a> Hostile<'a> {
         let of = |held: &Held| held.queue == queue && u32::from(held.popped.id) == id;
         match self.held.iter().position(of) {
             Some(index) if written <= self.held[index].popped.writable() => {
-                drop(self.held.remove(index));
+                self.cheated |= self.held.remove(index).lost;
             }
             Some(_) => self.cheated = true,
             None => {
