@@ -11,12 +11,17 @@ pub const BLOCK_SIZE: usize = 4096;
 /// Number of a block's contents.
 pub type ContentId = u64;
 
-/// A 64-bit digest of a block.
+/// A 64-bit digest of a block: four sums side by side, for a multiplication waits for the one before.
 pub fn digest(block: &[u8; BLOCK_SIZE]) -> u64 {
+    let add = |sum: u64, word: u64| (sum.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     let (words, _) = block.as_chunks::<8>();
-    words.iter().fold(0x1234_5678, |sum: u64, word| {
-        (sum.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x517c_c1b7_2722_0a95)
-    })
+    let mut sums = [0x1234_5678; 4];
+    for four in words.as_chunks::<4>().0 {
+        for (sum, word) in sums.iter_mut().zip(four) {
+            *sum = add(*sum, u64::from_le_bytes(*word));
+        }
+    }
+    sums.into_iter().fold(0, add)
 }
 
 /// All contents made so far.

@@ -64,6 +64,8 @@ pub const CROWD: Mix = &[
     (Kind::Together, 2),
     (Kind::ReadBeside, 2),
     (Kind::SlowReader, 6),
+    (Kind::Queue, 10),
+    (Kind::Fill, 6),
     (Kind::CommitBeside, 2),
     (Kind::SlowCommit, 1),
     (Kind::DropCache, 4),

@@ -39,6 +39,7 @@ pub enum Kind {
     OnOneBlock,
     ReadBeside,
     SlowReader,
+    Queue,
     CommitBeside,
     SlowCommit,
     Burst,
@@ -391,7 +392,7 @@ impl<'a> Chooser<'a> {
         if volumes.is_empty() {
             return Vec::new();
         }
-        let most = self.rng.between(2, 16);
+        let most = *self.rng.pick(&[1, 2, 4, 8, 12, 16]);
         let rounds = *self.rng.pick(&[1, 3, 10, 40]);
         let length_max = *self.rng.pick(&[1, 16, 32, 64, self.shape.write_max]).min(&(2560 / rounds));
         let length_min = if self.rng.chance(50) { length_max } else { 1 };

@@ -4,6 +4,7 @@
 //! action on the way.
 
 mod losses;
+mod space;
 
 use crate::action::Action;
 use crate::blockmap::BlockMap;
@@ -14,7 +15,7 @@ use crate::observe;
 use crate::operation::{Chooser, Kind, Operation, Shape, generate};
 use crate::perform::{Disk, name};
 use crate::rng::Rng;
-use crate::world::{Setup, Stretch, World, fail};
+use crate::world::{Setup, World, fail};
 use datum_store::{ErrorKind, Image};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -214,6 +215,7 @@ impl Run<'_> {
             Kind::OnOneBlock => self.on_one_block(operation),
             Kind::ReadBeside => self.read_beside(operation),
             Kind::SlowReader => self.slow_reader(operation),
+            Kind::Queue => self.queue(operation),
             Kind::CommitBeside => self.world.commit_beside(),
             Kind::SlowCommit => self.slow_commit(operation),
             Kind::Burst => self.burst(operation),
@@ -405,120 +407,6 @@ impl Run<'_> {
         let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
         let writes = chooser.scattered_writes(&mut self.world.contents);
         let _ = writes.into_iter().chain([Action::Flush]).any(|action| self.refused(action));
-    }
-
-    /// Many clients at work at the same time. Where they come again, each block they write has its place already: all they
-    /// need is room to overwrite it.
-    fn rush(&mut self, operation: Operation) {
-        let mut rng = Rng::new(operation.salt ^ 0x4ead);
-        for _ in 0..rng.between(1, 2) {
-            let state = self.world.model.state.clone();
-            let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
-            let clients = chooser.clients(&mut self.world.contents);
-            if !self.plan.may_fill || clients.is_empty() {
-                return;
-            }
-            let readers = self.readers(&mut rng, &clients);
-            self.world.rush(&clients, &readers);
-        }
-    }
-
-    /// Readers of what clients are about to write, some of them slow, and those who look at everything.
-    fn readers(&mut self, rng: &mut Rng, clients: &[Vec<Action>]) -> Vec<Stretch> {
-        if rng.chance(50) {
-            let (requests, one_in) = *rng.pick(&[(1, 1), (4, 1), (30, 7), (400, 20)]);
-            let lasting = *rng.pick(&[30, 300, 3000, 30_000]);
-            let slow = Slow { sort: Sort::Reads, requests, one_in, lasting };
-            self.slow_alike(slow);
-        }
-        if rng.chance(10) {
-            self.world.check_beside();
-        }
-        let written = clients.iter().flatten().filter_map(|action| match action {
-            Action::Write { volume, first, contents } => {
-                Some((volume.clone(), *first, (contents.len() as u64).min(16)))
-            }
-            _ => None,
-        });
-        let written: Vec<Stretch> = written.collect();
-        let readers = if written.is_empty() { 0 } else { *rng.pick(&[0, 0, 1, 2, 4, 8]) };
-        (0..readers).map(|_| rng.pick(&written).clone()).collect()
-    }
-
-    /// Fills the pool by all means: with data until there is no place for another block, then with what may take of the
-    /// reserve. What gives space back goes on all the same.
-    fn brim(&mut self, operation: Operation) {
-        let state = self.world.model.state.clone();
-        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
-        let leaves = chooser.leaves();
-        self.fill(leaves.iter().map(|(volume, first)| (volume.clone(), *first, 1)));
-        if chooser.rng.chance(70) {
-            self.plain(Operation { kind: Kind::Checkpoint, ..operation });
-        }
-        let filled = chooser.filling(256);
-        self.fill(filled.iter().cloned());
-        [16, 1].into_iter().for_each(|length| self.fill(chooser.filling(length).into_iter()));
-        let trims = leaves.into_iter().map(|(volume, first)| Action::Trim { volume, first, count: 1 });
-        self.until_refused(trims);
-        let Some((volume, _)) = chooser.volume() else { return };
-        let points: Vec<String> = (0..chooser.rng.below(100)).map(|_| self.world.fresh("p")).collect();
-        let make = |name: String| match chooser.rng.chance(50) {
-            true => Action::CreateRefpoint { volume: volume.clone(), name, time: 0 },
-            false => Action::CreateCheckpoint { volumes: vec![volume.clone()], name, time: 0 },
-        };
-        self.until_refused(points.into_iter().map(make));
-        // While somebody reads, commits return nothing.
-        if chooser.rng.chance(50) {
-            let lasting = *chooser.rng.pick(&[30, 30_000]);
-            let slow = Slow { sort: Sort::Reads, requests: 1, one_in: 1, lasting };
-            self.slow_alike(slow);
-            filled.iter().take(1).for_each(|(volume, first, _)| self.world.read_beside(volume, *first, 1));
-            self.world.executor.step(STEPS_TO_BEGIN);
-        }
-        self.until_refused(vec![Action::Commit; *chooser.rng.pick(&[0, 1, 200])].into_iter());
-        for kind in [Kind::Convert, Kind::DeleteCheckpoint, Kind::DeleteRefpoint] {
-            self.plain(Operation { kind, ..operation });
-        }
-        // All but a few, or points would be more and more.
-        let made = &self.world.model.state.volumes[volume].points;
-        let surplus = made.len().saturating_sub(self.plan.shape.points_max);
-        let mut made: Vec<(String, bool)> =
-            made.iter().map(|(n, p)| (n.clone(), p.image.is_some())).collect();
-        chooser.rng.shuffle(&mut made);
-        for (name, checkpoint) in made.into_iter().take(surplus) {
-            let volume = volume.clone();
-            self.refused(match checkpoint {
-                true => Action::DeleteCheckpoint { volume, name },
-                false => Action::DeleteRefpoint { volume, name },
-            });
-        }
-    }
-
-    /// Writes until there is no space for more data, and trims some of it again.
-    fn fill_up(&mut self, operation: Operation) {
-        let state = self.world.model.state.clone();
-        let mut chooser = Chooser::new(operation.salt, &state, &self.plan.shape);
-        let mut filled = chooser.filling(256);
-        self.fill(filled.iter().cloned());
-        self.fill(chooser.filling(16).into_iter());
-        chooser.rng.shuffle(&mut filled);
-        filled.truncate(chooser.rng.below(6) as usize);
-        let trims = filled.into_iter().map(|(volume, first, count)| Action::Trim { volume, first, count });
-        let commits = vec![Action::Commit; chooser.rng.below(3) as usize];
-        self.until_refused(trims.chain(commits));
-    }
-
-    /// Carries out actions one after the other, until there is no space for one.
-    fn until_refused(&mut self, mut actions: impl Iterator<Item = Action>) {
-        let _ = actions.any(|action| self.refused(action));
-    }
-
-    /// The same with writes of fresh contents.
-    fn fill(&mut self, mut stretches: impl Iterator<Item = Stretch>) {
-        let _ = stretches.any(|(volume, first, count)| {
-            let contents = (0..count).map(|_| self.world.contents.draw()).collect();
-            self.refused(Action::Write { volume, first, contents })
-        });
     }
 
     fn hold(&mut self, operation: Operation) {

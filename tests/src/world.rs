@@ -6,6 +6,7 @@
 
 mod crash;
 mod durable;
+mod glance;
 mod group;
 mod start;
 mod verify;
@@ -346,6 +347,11 @@ impl World {
             Err(error) => return Some(Err(error)),
         }
         Some(Ok(()))
+    }
+
+    /// Handles to the members.
+    fn simulated_disks(&self) -> Vec<SimulatedDisk> {
+        self.disks.iter().map(|disk| disk.inner().clone()).collect()
     }
 
     /// Whether the pool is open.

@@ -58,7 +58,7 @@ fn a_pool_that_fills_up() {
 #[test]
 fn a_crowd_on_little_space() {
     let plan = plan("a_crowd_on_little_space", Shape::crowded());
-    Plan { members: vec![4096], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(6);
+    Plan { members: vec![4096], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(24);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_crowd_on_two_members() {
 #[test]
 fn a_pool_filled_by_all_means() {
     let plan = plan("a_pool_filled_by_all_means", Shape::wide());
-    Plan { members: vec![4096], may_fill: true, length: 16, mix: BRIM, ..plan }.explore(24);
+    Plan { members: vec![4096], may_fill: true, length: 16, mix: BRIM, ..plan }.explore(40);
 }
 
 /// Lives that end while requests, flushes and commits overlap on several disks.
@@ -85,7 +85,7 @@ fn losses_on_several_members() {
 #[test]
 fn losses_without_space() {
     let plan = plan("losses_without_space", Shape::crowded());
-    Plan { members: vec![4096], may_fill: true, length: 60, mix: LOSSES_WITHOUT_SPACE, ..plan }.explore(12);
+    Plan { members: vec![4096], may_fill: true, length: 60, mix: LOSSES_WITHOUT_SPACE, ..plan }.explore(40);
 }
 
 /// Releases and drop jobs that pile up.

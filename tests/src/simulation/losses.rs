@@ -17,6 +17,9 @@ const FOR_EVER: u64 = 1 << 40;
 /// Requests that go on until a disk has failed a flush.
 const REQUESTS_MAX: u64 = 20;
 
+/// How many in a hundred of a burst's flushed writes are looked for after a power loss.
+const LOOKED_AT: u64 = 5;
+
 impl Run<'_> {
     /// Writes, each flushed: the log fills, whatever a commit is at, and now and then goes all round. Where space may run out
     /// some are large, and take what commits have just given back.
@@ -42,6 +45,9 @@ impl Run<'_> {
             let write = chooser.write_up_to(Some(most), &mut self.world.contents);
             if write.into_iter().chain([Action::Flush]).any(|action| self.refused(action)) {
                 return;
+            }
+            if self.world.rng.chance(LOOKED_AT) {
+                self.world.demand_survival();
             }
         }
         if ends {

@@ -140,7 +140,7 @@ impl World {
     /// Has the executor end what it drives while a flush is under way, where the moment says so.
     pub(super) fn halt_at(&mut self, moment: Moment) {
         let Some((flushes, mut steps)) = moment.flushes else { return };
-        let disks: Vec<_> = self.disks.iter().map(|disk| disk.inner().clone()).collect();
+        let disks = self.simulated_disks();
         let asked = move || disks.iter().map(|disk| disk.flushes()).sum::<u64>();
         let until = asked() + flushes;
         self.executor.halt_when(Some(Box::new(move || {
@@ -176,7 +176,7 @@ impl World {
         self.find_itself(candidates);
     }
 
-    fn find_itself(&mut self, candidates: Vec<Candidate>) {
+    pub(super) fn find_itself(&mut self, candidates: Vec<Candidate>) {
         self.open_again();
         self.settle(candidates);
         self.check();

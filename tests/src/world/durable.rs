@@ -48,7 +48,7 @@ impl World {
     /// While the pool is opened: superblocks go out only when all else on the disks is durable, whichever life wrote it.
     /// Returns who watched before, to be put back.
     pub(super) fn watch_superblocks(&mut self) -> Option<Rc<dyn Fn()>> {
-        let disks: Vec<SimulatedDisk> = self.disks.iter().map(|disk| disk.inner().clone()).collect();
+        let disks = self.simulated_disks();
         let (clocks, seen) = (self.clocks(), Cell::new(u64::MAX));
         let honest = self.disks.iter().all(Disk::is_honest);
         let before = self.executor.watch(None);

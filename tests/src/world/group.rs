@@ -16,6 +16,9 @@ use std::rc::Rc;
 /// Reads that one reader does beside other work.
 const READS_BESIDE: usize = 12;
 
+/// Power losses that a rush which ends in one is looked at for besides.
+const GLANCES: usize = 6;
+
 /// Some blocks of a volume: its name, the first, and how many.
 pub type Stretch = (String, u64, u64);
 
@@ -162,16 +165,29 @@ impl World {
             });
         }
         self.halt_at(moment);
+        let so_far = told.clone();
+        let glances = self.glance(GLANCES, move || so_far.borrow().len());
         // What the disks hold up they hold up to the end.
         self.executor.step(moment.steps);
         self.executor.halt_when(None);
+        self.executor.watch(None);
         let told = told.take();
         let action = |told: &Told| &clients[told.client][told.at];
-        let good = told.iter().filter(|told| told.reply.is_ok());
-        let covering = good.clone().filter(|told| matches!(action(told), Action::Flush | Action::Commit));
-        let covered = covering.map(|told| told.asked).max().unwrap_or(0);
         let refused = told.iter().filter_map(|told| Some((action(told), told.reply.clone().err()?)));
         self.demand_reasons(&refused.collect::<Vec<_>>(), room, clients);
+        for (images, so_far) in glances.take() {
+            let candidate = self.left_by(clients, &told[..so_far]);
+            self.demand_recovery(images, vec![candidate]);
+        }
+        self.crash_to(vec![self.left_by(clients, &told)]);
+    }
+
+    /// What the machine may leave if it ends with clients having been told this much.
+    fn left_by(&self, clients: &[Vec<Action>], told: &[Told]) -> Candidate {
+        let covering = |told: &&Told| {
+            told.reply.is_ok() && matches!(clients[told.client][told.at], Action::Flush | Action::Commit)
+        };
+        let covered = told.iter().filter(covering).map(|told| told.asked).max().unwrap_or(0);
         let (mut certain, mut possible): (Vec<Vec<Action>>, _) =
             (vec![Vec::new(); clients.len()], Vec::new());
         for (client, actions) in clients.iter().enumerate() {
@@ -185,7 +201,7 @@ impl World {
         }
         let state = side_by_side(&self.model.state, &certain, self.incarnation);
         let optional = state.optional(&possible);
-        self.crash_to(vec![Candidate { state, optional }]);
+        Candidate { state, optional }
     }
 
     /// What clients' writes can have by what the pool says.
