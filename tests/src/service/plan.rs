@@ -139,6 +139,8 @@ const HONEST: &[(Request, Effect)] = &[
     (Request::Write, Effect::Fail),
     (Request::Write, Effect::FailHalfway),
     (Request::Flush, Effect::Fail),
+    (Request::Flush, Effect::Forget(0)),
+    (Request::Flush, Effect::Forget(100)),
     (Request::Any, Effect::Delay(200)),
     (Request::Any, Effect::Withhold),
 ];
