@@ -209,9 +209,12 @@ impl PortState {
     /// Starts the next session.
     pub(super) fn begin_session(&mut self) {
         // A device works on one chain at a time: what it still holds of sessions before the last of those that
-        // left something, it lost.
-        let newest = self.transmit.owners().map(|message| message.session()).max();
-        self.take_back_before(newest.unwrap_or(0));
+        // left something, it lost. The first chain of this session that comes back proves it; only a port on which none
+        // could be sent must do without.
+        if !self.transmit.has_room(self.transmit.longest_chain()) {
+            let newest = self.transmit.owners().map(|message| message.session()).max();
+            self.take_back_before(newest.unwrap_or(0));
+        }
         self.unsettled = None;
         self.in_session = true;
         self.session += 1;
