@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 /// Steps after which awaited work counts as stuck.
-const STEPS_MAX: u64 = 5_000_000;
+const STEPS_MAX: u64 = 20_000_000;
 
 /// How often a slow piece of hardware is passed over while others have work, in percent.
 const SLOWNESS: u64 = 97;
