@@ -215,8 +215,8 @@ fn send_event(device: &mut Hostile<'_>, bytes: &[u8]) {
     }
 }
 
-/// Of what its client was being sent, the device forgets the first chain and gives the others back unsent, as QEMU does. Where
-/// a queue is too small for a chain more than two sessions can leave, none is forgotten: such a port would be dead.
+/// Of what its client was being sent, the device forgets the first chain and gives the others back unsent, as QEMU does. None is
+/// forgotten where the queue has no room for the chains of two sessions and one more: such a port would be dead.
 fn leave(device: &mut Hostile<'_>, port: u32) {
     device.clients.remove(&port);
     let Ok(port @ 0..=1000) = u16::try_from(port) else { return };
