@@ -12,17 +12,17 @@ use std::rc::Rc;
 /// Entries a page of what is read back: fewer would take longer.
 const PAGE: usize = 256;
 
-/// What a power loss would have left, and what had been told by then.
-pub(super) type Glance<T> = (Vec<DiskImage>, T);
+/// What a power loss would have left, and how much had been told by then.
+pub(super) type Glance = (Vec<DiskImage>, usize);
 
 impl World {
     /// Takes up to `most` glances at what follows, until the executor is watched no more; each moment at which a power loss
     /// would leave another state than just before is as likely as any other.
-    pub(super) fn glance<T: 'static>(
+    pub(super) fn glance(
         &mut self,
         most: usize,
-        told: impl Fn() -> T + 'static,
-    ) -> Rc<RefCell<Vec<Glance<T>>>> {
+        told: impl Fn() -> usize + 'static,
+    ) -> Rc<RefCell<Vec<Glance>>> {
         let disks = self.simulated_disks();
         let rng = RefCell::new(Rng::new(self.rng.draw()));
         let (seen, moments) = (Cell::new(0), Cell::new(0));

@@ -220,7 +220,7 @@ fn send_event(device: &mut Hostile<'_>, bytes: &[u8]) {
 fn leave(device: &mut Hostile<'_>, port: u32) {
     device.clients.remove(&port);
     let Ok(port @ 0..=1000) = u16::try_from(port) else { return };
-    let queue = if port == 0 { 1 } else { 2 * port + 3 };
+    let queue = receive_queue(port) + 1;
     let forgets = {
         let registers = device.transport.0.borrow();
         let size = registers.queues.get(&queue).map_or(0, |queue| queue.size);
@@ -234,9 +234,14 @@ fn leave(device: &mut Hostile<'_>, port: u32) {
     }
 }
 
+/// The queue that a port receives by; the next one is what it sends by.
+fn receive_queue(port: u16) -> u16 {
+    if port == 0 { 0 } else { 2 * port + 2 }
+}
+
 /// Bytes from a port's client.
 fn say(device: &mut Hostile<'_>, port: u16, count: u16) {
-    let queue = if port == 0 { 0 } else { 2 * port + 2 };
+    let queue = receive_queue(port);
     if let Some(index) = device.oldest(queue) {
         let bytes = vec![0x5a; usize::from(count % 4097)];
         let written = device.held[index].popped.write_all(&bytes);
