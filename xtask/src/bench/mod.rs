@@ -50,13 +50,15 @@ pub struct Scale {
     pub checkpoints: u64,
     /// Reference points.
     pub refpoints: u64,
+    /// Rounds of a load beside a release and without one.
+    pub rounds: usize,
 }
 
 impl Scale {
     /// What the issue of this project asks for.
-    pub const FULL: Scale = Scale { blocks: 1_000_000, checkpoints: 10_000, refpoints: 100_000 };
+    pub const FULL: Scale = Scale { blocks: 1_000_000, checkpoints: 10_000, refpoints: 100_000, rounds: 15 };
     /// A fiftieth of it.
-    pub const SMALL: Scale = Scale { blocks: 20_000, checkpoints: 200, refpoints: 2_000 };
+    pub const SMALL: Scale = Scale { blocks: 20_000, checkpoints: 200, refpoints: 2_000, rounds: 5 };
 
     /// All of a row at the large scale, all but the last else.
     fn all_or_most<'a, T>(&self, row: &'a [T]) -> &'a [T] {

@@ -22,7 +22,6 @@ const SIZE: u64 = 512 << 20;
 const DISK_BYTES: u64 = 4 * SIZE;
 const MEMORY_MIB: u64 = 256;
 
-const ROUNDS: usize = 5;
 const TURN: Duration = Duration::from_secs(1);
 /// Requests of the loads whose instructions are counted.
 const COUNTED: u64 = 20_000;
@@ -52,14 +51,14 @@ pub(super) fn all(bench: &Bench, report: &mut Report) -> Result<()> {
     let program = build_hosted()?;
     let mut hosted = Hosted::under(Command::new(program), directory.path(), SIZE, DISK_BYTES)?;
     let mut session = Session::connect(&hosted.nbd_socket(), "db", SIZE)?;
-    times(&mut session, &mut hosted.control, "hosted", report)?;
+    times(bench.scale.rounds, &mut session, &mut hosted.control, "hosted", report)?;
     drop((session, hosted));
 
     let directory = tempfile::Builder::new().prefix("datum-bench-").tempdir()?;
     let (appliance, mut control) = boot(&machine(bench, directory.path())?)?;
     volume(&mut control, "db", SIZE)?;
     let mut session = Session::connect(&appliance.socket(Port::Nbd(0)), "db", SIZE)?;
-    times(&mut session, &mut control, "in the guest", report)?;
+    times(bench.scale.rounds, &mut session, &mut control, "in the guest", report)?;
     drop(session);
     drop(appliance);
     match bench.accelerator {
@@ -135,12 +134,18 @@ struct Turn {
     counts: HashMap<&'static str, u64>,
 }
 
-fn times(session: &mut Session, control: &mut Client, place: &str, report: &mut Report) -> Result<()> {
+fn times(
+    rounds: usize,
+    session: &mut Session,
+    control: &mut Client,
+    place: &str,
+    report: &mut Report,
+) -> Result<()> {
     session.fill()?;
     scatter(session)?;
     for (name, load) in &LOADS {
         let (mut kept, mut released, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             point_over(session, control)?;
             session.run(load, TURN / 4, 0)?;
             if round % 2 == 0 {

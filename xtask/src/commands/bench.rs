@@ -33,7 +33,8 @@ enum What {
 
 #[derive(clap::Args)]
 struct Own {
-    /// A million blocks, 10,000 checkpoints and 100,000 reference points instead of a fiftieth of that.
+    /// A million blocks, 10,000 checkpoints and 100,000 reference points instead of a fiftieth of that, and three times the rounds
+    /// beside releases.
     #[arg(long)]
     full: bool,
     /// How instructions are executed.

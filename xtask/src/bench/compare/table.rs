@@ -124,9 +124,9 @@ impl Table {
         Some(Ratios::of(ours, row).median)
     }
 
-    /// The same between any two, each a scenario and a peer, where both were measured.
-    pub(super) fn ratios(&self, ours: (&str, &str), theirs: (&str, &str)) -> Option<Ratios> {
-        let row = |what| self.rows.iter().find(|row| (row.scenario.name, row.peer) == what);
+    /// The same between any two peers in a scenario, where both were measured.
+    pub(super) fn ratios(&self, scenario: &str, ours: &str, theirs: &str) -> Option<Ratios> {
+        let row = |peer| self.rows.iter().find(|row| (row.scenario.name, row.peer) == (scenario, peer));
         Some(Ratios::of(row(ours)?, row(theirs)?))
     }
 
