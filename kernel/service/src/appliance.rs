@@ -12,7 +12,7 @@ use crate::events::{Event, Events};
 use crate::jobs::Jobs;
 use crate::limits::{
     ANSWER_INTERVAL_NANOSECONDS, BACKGROUND_PAUSE_NANOSECONDS, CHALLENGE_NANOSECONDS,
-    COMMIT_INTERVAL_NANOSECONDS, GUARD_INTERVAL_NANOSECONDS, WATCH_INTERVAL_NANOSECONDS,
+    COMMIT_INTERVAL_NANOSECONDS, GUARD_INTERVAL_NANOSECONDS, LOOK_NANOSECONDS, WATCH_INTERVAL_NANOSECONDS,
 };
 use crate::port::Port;
 use crate::sessions::{Session, Sessions};
@@ -367,7 +367,8 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
 
     /// Answers other appliances that ask for the pool, for as long as it is this one's.
     async fn guard(&self, pool: &Pool<Disk<D>>) {
-        while pool.guard().await.is_ok() {
+        let lost = |error: Error| error.kind() == ErrorKind::ReadOnly;
+        while !pool.guard(self.environment.sleep(LOOK_NANOSECONDS)).await.is_err_and(lost) {
             self.environment.sleep(GUARD_INTERVAL_NANOSECONDS).await;
         }
     }

@@ -57,6 +57,11 @@ pub const COMMIT_INTERVAL_NANOSECONDS: u64 = 5_000_000_000;
 /// How often an appliance looks whether another one asks for its pool, or has taken it over.
 pub const GUARD_INTERVAL_NANOSECONDS: u64 = 250_000_000;
 
+/// How long such a look may take before nothing is acknowledged as durable any more until it is done.
+pub const LOOK_NANOSECONDS: u64 = 750_000_000;
+// A look that just missed the question, and the next one, are over or overdue before the other one takes the pool.
+const _: () = assert!(2 * LOOK_NANOSECONDS + GUARD_INTERVAL_NANOSECONDS < CHALLENGE_NANOSECONDS);
+
 /// How long an appliance that finds a pool not closed waits for an answer from whoever has it open.
 pub const CHALLENGE_NANOSECONDS: u64 = 2_000_000_000;
 

@@ -3,10 +3,13 @@
 mod rig;
 
 use datum_service::PoolOption;
-use datum_service::limits::{CHALLENGE_NANOSECONDS, GUARD_INTERVAL_NANOSECONDS};
+use datum_service::limits::{CHALLENGE_NANOSECONDS, GUARD_INTERVAL_NANOSECONDS, LOOK_NANOSECONDS};
 use rig::Rig;
 use rig::disk::MemoryDisk;
 use serde_json::json;
+
+/// Where the owner's mark lies, behind both slots of superblocks.
+const MARK: u64 = 2;
 
 fn first(disk: &MemoryDisk) -> Rig {
     let (mut rig, said) = Rig::start_as(1, &[disk], PoolOption::Auto);
@@ -74,4 +77,48 @@ fn while_an_owner_lives_another_is_refused() {
     let mut control = rig.control();
     assert_eq!(control.call(&mut rig, "pool.status", json!({}))["read_only"], json!(null));
     control.call(&mut rig, "volume.create", json!({"name": "two", "size": 4096}));
+}
+
+/// An answer that fails once is given again. The owner looked and answered no more after it, lived on, and lost its pool to
+/// the next one that asked.
+#[test]
+fn an_answer_that_fails_is_tried_again() {
+    let disk = MemoryDisk::blank("vd0", 64);
+    let mut rig = first(&disk);
+    let other = disk.elsewhere();
+    for number in 2..4 {
+        disk.refuse_write_at(MARK);
+        let said = rig.start_beside(number, &other);
+        assert!(said.contains("another appliance has the pool open"), "{said}");
+    }
+}
+
+/// A look that does not end may have come too late: what the owner acknowledged while another one took the pool would be lost.
+#[test]
+fn while_a_look_is_overdue_nothing_is_acknowledged() {
+    let disk = MemoryDisk::blank("vd0", 64);
+    let mut rig = first(&disk);
+    let other = disk.elsewhere();
+    let mut control = rig.control();
+
+    disk.stick_reads_at(Some(MARK));
+    rig.sleep(GUARD_INTERVAL_NANOSECONDS + LOOK_NANOSECONDS / 2);
+    control.call(&mut rig, "volume.create", json!({"name": "in-time", "size": 4096}));
+    rig.sleep(LOOK_NANOSECONDS);
+    control.send("volume.create", json!({"name": "held", "size": 4096}));
+    rig.sleep(LOOK_NANOSECONDS);
+    assert_eq!(control.client.pending(), 0, "acknowledged while nobody knew whose the pool was");
+    disk.stick_reads_at(None);
+    let answer = control.line(&mut rig);
+    assert_eq!(answer["result"]["name"], "held", "{answer}");
+
+    disk.stick_reads_at(Some(MARK));
+    let said = rig.start_beside(2, &other);
+    assert_eq!(said, "pool datum is open");
+    control.send("volume.create", json!({"name": "late", "size": 4096}));
+    rig.sleep(LOOK_NANOSECONDS);
+    assert_eq!(control.client.pending(), 0, "acknowledged by one that has lost its pool");
+    disk.stick_reads_at(None);
+    let answer = control.line(&mut rig);
+    assert_eq!(answer["error"]["data"]["kind"], "read_only", "{answer}");
 }

@@ -45,7 +45,7 @@ impl<D: BlockDevice> Shell<D> {
         loop {
             self.check_alive()?;
             if self.engine.borrow().journal.durable >= target {
-                return Ok(());
+                return self.be_certain_of_owner().await;
             }
             if !self.engine.borrow().journal.next_batch_fits(self.engine.borrow().superblock.log_blocks) {
                 self.commit_now(false).await?;

@@ -14,6 +14,9 @@ use crate::format::pointer::{Checksummer, zeroed_block};
 use crate::format::superblock::SLOTS;
 use crate::probe::newest_superblock;
 use crate::shell::Shell;
+use crate::sync::Deferred;
+use core::pin::pin;
+use futures_util::future::{Either, select};
 
 /// Where the owner's mark lies on member 0; the challenger's follows.
 const OWNER_PLACE: u64 = SLOTS;
@@ -104,9 +107,30 @@ impl<D: BlockDevice> Shell<D> {
         )))
     }
 
-    /// Looks whether the pool is still this opening's, and answers whoever asks.
-    pub(crate) async fn guard_owner(&self) -> Result<()> {
+    /// Looks whether the pool is still this opening's, and answers whoever asks. Where that takes longer than `patience`,
+    /// nothing counts as durable until it is done: somebody may have taken the pool over for want of an answer.
+    pub(crate) async fn guard_owner(&self, patience: impl Future<Output = ()>) -> Result<()> {
         self.check_alive()?;
+        let look = pin!(self.look_and_answer());
+        let overdue = match select(look, pin!(patience)).await {
+            Either::Left((looked, _)) => return looked,
+            Either::Right(((), look)) => look,
+        };
+        self.owner_in_doubt.set(true);
+        let _certain = Deferred::new(|| {
+            self.owner_in_doubt.set(false);
+            self.changed.notify();
+        });
+        overdue.await
+    }
+
+    /// Waits for as long as it is in doubt whose the pool is.
+    pub(crate) async fn be_certain_of_owner(&self) -> Result<()> {
+        self.changed.until(|| !self.owner_in_doubt.get() || self.check_alive().is_err()).await;
+        self.check_alive()
+    }
+
+    async fn look_and_answer(&self) -> Result<()> {
         let mark = self.check_owner().await.map_err(|error| self.latch(&error))?;
         let Ok(blocks) = self.read_blocks(Address::new(0, CHALLENGE_PLACE), 1).await else { return Ok(()) };
         let (incarnation, asked) = {

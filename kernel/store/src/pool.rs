@@ -223,12 +223,14 @@ impl<D: BlockDevice> Pool<D> {
 
     /// Answers other appliances that ask whether somebody has the pool open, and looks whether one has taken it
     /// over. The caller calls this several times a second; how often is how long a paused appliance that was
-    /// taken for dead may go on acknowledging.
+    /// taken for dead may go on acknowledging. Once `patience` has ended before the disk has answered, nothing is
+    /// acknowledged as durable until it has.
     ///
     /// # Errors
-    /// `ReadOnly`: another appliance has the pool now; nothing is acknowledged any more.
-    pub async fn guard(&self) -> Result<()> {
-        self.0.guard_owner().await
+    /// `ReadOnly`: another appliance has the pool now; nothing is acknowledged any more. `Io`: an answer could not be
+    /// written; the next call tries again.
+    pub async fn guard(&self, patience: impl Future<Output = ()>) -> Result<()> {
+        self.0.guard_owner(patience).await
     }
 
     /// The pool as a whole.

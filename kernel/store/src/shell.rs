@@ -105,6 +105,8 @@ pub(crate) struct Shell<D: BlockDevice> {
     readers_awaited: Cell<usize>,
     pub(crate) committing: Cell<bool>,
     pub(crate) commit_wanted: Cell<bool>,
+    /// A look at whose the pool is takes too long.
+    pub(crate) owner_in_doubt: Cell<bool>,
     pub(crate) check_hold: crate::check::Hold,
     flushes: Vec<FlushState>,
     /// Data writes that wait, by member.
@@ -126,6 +128,7 @@ impl<D: BlockDevice> Shell<D> {
             readers_awaited: Cell::new(0),
             committing: Cell::new(false),
             commit_wanted: Cell::new(false),
+            owner_in_doubt: Cell::new(false),
             check_hold: crate::check::Hold::default(),
             flushes,
             gathers,

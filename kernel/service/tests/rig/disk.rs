@@ -3,16 +3,29 @@
 use datum_store::device::{Block, BlockDevice, DeviceError, Geometry, Transfer};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 #[derive(Clone)]
-pub struct MemoryDisk(Rc<Inner>);
+pub struct MemoryDisk(Rc<Inner>, Rc<Troubles>);
 
 struct Inner {
     name: String,
     geometry: Geometry,
     blocks: RefCell<BTreeMap<u64, Block>>,
+}
+
+/// What one machine has with a disk that others may reach without.
+#[derive(Default)]
+struct Troubles {
+    /// Every request fails.
     failing: Cell<bool>,
+    /// The next write that begins here fails.
+    refusing: Cell<Option<u64>>,
+    /// Reads that begin here wait.
+    stuck: Cell<Option<u64>>,
+    waiting: RefCell<Vec<Waker>>,
 }
 
 impl MemoryDisk {
@@ -21,8 +34,7 @@ impl MemoryDisk {
     }
 
     pub fn with_geometry(name: &str, geometry: Geometry) -> Self {
-        let (blocks, failing) = (RefCell::default(), Cell::new(false));
-        Self(Rc::new(Inner { name: name.into(), geometry, blocks, failing }))
+        Self(Rc::new(Inner { name: name.into(), geometry, blocks: RefCell::default() }), Rc::default())
     }
 
     /// A disk that holds something else.
@@ -41,7 +53,23 @@ impl MemoryDisk {
 
     /// Every request fails from here on.
     pub fn fail(&self) {
-        self.0.failing.set(true);
+        self.1.failing.set(true);
+    }
+
+    /// The same disk, as another machine reaches it.
+    pub fn elsewhere(&self) -> Self {
+        Self(self.0.clone(), Rc::default())
+    }
+
+    /// The next write that begins at a block fails.
+    pub fn refuse_write_at(&self, block: u64) {
+        self.1.refusing.set(Some(block));
+    }
+
+    /// Reads that begin at a block wait until nobody calls it stuck any more.
+    pub fn stick_reads_at(&self, block: Option<u64>) {
+        self.1.stuck.set(block);
+        self.1.waiting.take().into_iter().for_each(Waker::wake);
     }
 
     pub fn written(&self) -> usize {
@@ -49,7 +77,7 @@ impl MemoryDisk {
     }
 
     fn check(&self, start: u64, count: u64) -> Result<(), DeviceError> {
-        if self.0.failing.get() {
+        if self.1.failing.get() {
             return Err(DeviceError::Io);
         }
         let end = start.checked_add(count).ok_or(DeviceError::OutOfRange)?;
@@ -65,6 +93,14 @@ impl BlockDevice for MemoryDisk {
         self.0.geometry
     }
     async fn read(&self, start: u64, mut into: Vec<Block>) -> Transfer {
+        poll_fn(|context| {
+            if self.1.stuck.get() != Some(start) {
+                return Poll::Ready(());
+            }
+            self.1.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
         let result = self.check(start, into.len() as u64);
         if result.is_ok() {
             let blocks = self.0.blocks.borrow();
@@ -78,6 +114,10 @@ impl BlockDevice for MemoryDisk {
         let mut result = self.check(start, from.len() as u64);
         if self.0.geometry.read_only {
             result = Err(DeviceError::ReadOnly);
+        }
+        if self.1.refusing.get() == Some(start) {
+            self.1.refusing.set(None);
+            result = Err(DeviceError::Io);
         }
         if result.is_ok() {
             let mut blocks = self.0.blocks.borrow_mut();
