@@ -134,38 +134,6 @@ fn no_rotten_block_anywhere_yields_a_wrong_byte() {
     assert!(noticed > 50, "rot was noticed {noticed} times");
 }
 
-/// The check itself is checked: metadata that rots is found by it.
-#[test]
-fn check_finds_rotten_metadata() {
-    let mut story = Story::new(3, 128 * 128 * 3);
-    story.fill(0, 400);
-    story.fill(128 * 128 * 2, 10);
-    story.checkpoint("c");
-    story.fill(100, 100);
-    story.world.reopen();
-    let images = story.world.power_off(PowerLoss::Nothing);
-    let data: Vec<u64> = images[0]
-        .written()
-        .into_iter()
-        .filter(|at| story.world.contents.identify(&images[0].block(*at)).is_none())
-        .collect();
-    let (mut refused, mut found) = (0, 0);
-    for at in data {
-        let mut rotten = images.clone();
-        rotten[0].alter(at, |block| block[17] ^= 4);
-        story.world.power_off(PowerLoss::Nothing);
-        story.world.power_on(rotten);
-        match story.world.open() {
-            Err(_) => refused += 1,
-            Ok(()) => {
-                let report = story.world.call(async |pool| pool.check(&Progress::new()).await);
-                found += usize::from(report.map_or(true, |report| report.errors > 0));
-            }
-        }
-    }
-    assert!(refused + found >= 5, "{refused} refused at opening, {found} found by the check");
-}
-
 #[test]
 fn a_failed_read_is_an_error_and_the_truth_afterwards() {
     let mut story = Story::new(4, 100);

@@ -1,7 +1,8 @@
 //! The wrong bytes, all of them: each block of a small pool overwritten, swapped with others, and put back to what it
-//! was earlier. Never a wrong byte, everything that does not lie below served, and the check finds each by itself.
+//! was earlier. Never a wrong byte, everything that does not lie below served; the check finds each block of metadata by
+//! itself, and the scrub each of data too.
 //!
-//! What cannot be found, and why, is in [`Case::is_there`] and [`Case::may_be_silent`].
+//! What cannot be found, and why, is in [`Case::still_there`] and [`Case::may_be_silent`].
 
 use datum_store::device::{BLOCK_SIZE, Block};
 use datum_store::{BlockIndex, ErrorKind, Image, Progress, Result};
@@ -204,19 +205,22 @@ impl Case {
         self.blocks.iter().any(|(at, ..)| victim.last_record.contains(at) || victim.last_data.contains(at))
     }
 
-    /// Whether what is damaged is still part of the pool, and on the disk. Opening a pool, and a check, make a
+    /// What of the damage is still part of the pool, and on the disk. Opening a pool, and a check, make a
     /// commit each: they replace old superblocks, void the log, and set the owner's mark.
-    fn is_there(&self, now: &DiskImage) -> bool {
+    fn still_there(&self, now: &DiskImage) -> BTreeSet<Kind> {
         let forge = Forge::new(vec![now.clone()]);
         let kinds = forge.kinds();
         let freed = forge.freed();
         let in_use = |at: u64| {
-            let superblock = !(2..DISK - 2).contains(&at);
+            if !(2..DISK - 2).contains(&at) {
+                return Some(Kind::Superblock);
+            }
             let listed =
                 freed.iter().any(|&(start, blocks)| (start..start.saturating_add(blocks)).contains(&at));
-            superblock || (kinds.get(&at).is_some_and(|kind| *kind != Kind::Log) && !listed)
+            kinds.get(&at).copied().filter(|kind| *kind != Kind::Log && !listed)
         };
-        self.blocks.iter().any(|(at, _, bytes)| in_use(*at) && now.block(*at) == *bytes)
+        let damaged = self.blocks.iter().filter(|(at, _, bytes)| now.block(*at) == *bytes);
+        damaged.filter_map(|(at, ..)| in_use(*at)).collect()
     }
 }
 
@@ -346,7 +350,24 @@ fn look(victim: &mut Victim, case: &Case) -> BTreeSet<usize> {
     possible
 }
 
-fn judge(victim: &mut Victim, case: &Case) {
+/// How many errors a check, or a scrub, finds (one that the damage stops has found it), and what of the damage was before it.
+fn errors_found(victim: &mut Victim, case: &Case, data: bool) -> (u64, BTreeSet<Kind>) {
+    let report = victim.story.world.call(async |pool| match data {
+        true => pool.scrub(&Progress::new()).await,
+        false => pool.check(&Progress::new()).await,
+    });
+    let found = report.map_or_else(
+        |error| {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{}: {error}", case.what);
+            1
+        },
+        |report| report.errors,
+    );
+    (found, case.still_there(&victim.story.world.disks[0].inner().visible()))
+}
+
+/// Opens the pool on the damage, and demands what is promised. Returns whether its metadata was damaged when the check came.
+fn judge(victim: &mut Victim, case: &Case) -> bool {
     let what = &case.what;
     let mut image = victim.image.clone();
     for (at, _, bytes) in &case.blocks {
@@ -365,16 +386,17 @@ fn judge(victim: &mut Victim, case: &Case) {
             "{what}: {possible:?} without a word"
         );
     }
-    let scrub = victim.story.world.call(async |pool| pool.scrub(&Progress::new()).await);
-    let found = scrub.as_ref().map_or(1, |report| report.errors);
-    if case.is_there(&victim.story.world.disks[0].inner().visible()) {
-        assert!(found > 0, "{what}: nothing is found, and the pool is {:?}", status.read_only);
-    }
+    let (errors, damage) = errors_found(victim, case, false);
+    let metadata = damage.iter().any(|kind| *kind != Kind::Data);
+    assert!(errors > 0 || !metadata, "{what}: the check finds nothing of {damage:?}");
+    let (found, damage) = errors_found(victim, case, true);
+    assert!(found > 0 || damage.is_empty(), "{what}: the scrub finds nothing of {damage:?}");
     // Where nothing is found, nothing is wrong: everything is served.
     if found == 0 && silent {
         let nothing = Case { what: what.clone(), blocks: Vec::new() };
         look(victim, &nothing);
     }
+    metadata
 }
 
 #[test]
@@ -382,24 +404,26 @@ fn every_block_damaged_in_every_way() {
     let share = |worker: usize| {
         let mut victim = Victim::new();
         let cases = cases(&victim);
-        let mut kinds: BTreeMap<Option<Kind>, u64> = BTreeMap::new();
+        let (mut kinds, mut checked): (BTreeMap<Option<Kind>, u64>, u64) = Default::default();
         for case in cases.iter().skip(worker).step_by(WORKERS) {
             *kinds.entry(case.blocks[0].1).or_default() += 1;
-            judge(&mut victim, case);
+            checked += u64::from(judge(&mut victim, case));
         }
-        kinds
+        (kinds, checked)
     };
-    let mut all: BTreeMap<Option<Kind>, u64> = BTreeMap::new();
+    let (mut all, mut checked): (BTreeMap<Option<Kind>, u64>, u64) = Default::default();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS).map(|worker| scope.spawn(move || share(worker))).collect();
         for worker in workers {
-            let kinds = worker.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause));
+            let (kinds, found) = worker.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause));
+            checked += found;
             kinds.into_iter().for_each(|(kind, count)| *all.entry(kind).or_default() += count);
         }
     });
     let total: u64 = all.values().sum();
-    println!("{total} cases: {all:?}");
+    println!("{total} cases: {all:?}; {checked} with damaged metadata that the check found by itself");
     assert!(total > 2000 && all.len() == 11, "{total} cases: {all:?}");
+    assert!(checked > 400, "{checked} cases were the check's");
 }
 
 /// A free map that is whole and wrong: each of its bits turned over, with checksums that fit.
