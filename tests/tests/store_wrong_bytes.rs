@@ -16,6 +16,7 @@ use datum_tests::rng::Rng;
 use datum_tests::story::Story;
 use datum_tests::world::Setup;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 /// Blocks of the disk.
 const DISK: u64 = 4096;
@@ -295,10 +296,24 @@ async fn read_each(image: &Image<Disk>, wanted: &[u64]) -> Vec<(u64, Result<Opti
     shown
 }
 
-/// Reads everything, and says which states of the log it could be.
-fn look(victim: &mut Victim, case: &Case) -> BTreeSet<usize> {
+/// What reading everything has shown.
+struct Seen {
+    /// Which states of the log it could be.
+    possible: BTreeSet<usize>,
+    /// What opened, and which of its blocks cannot be read.
+    unreadable: BTreeMap<Contents, BTreeSet<u64>>,
+}
+
+/// The blocks that are read of contents of so many.
+fn looked_at(size: usize) -> Vec<u64> {
+    (0..110).chain(128 * 128..128 * 128 + 40).filter(|at| *at < size as u64).collect()
+}
+
+/// Reads everything.
+fn look(victim: &mut Victim, case: &Case) -> Seen {
     let pool = victim.story.world.pool();
     let mut possible: BTreeSet<usize> = (0..victim.history.len()).collect();
+    let mut unreadable: BTreeMap<Contents, BTreeSet<u64>> = BTreeMap::new();
     let (contents, history, needs) = (&victim.story.world.contents, &victim.history, &victim.needs);
     let what = &case.what;
     let executor = &mut victim.story.world.executor;
@@ -317,9 +332,8 @@ fn look(victim: &mut Victim, case: &Case) -> BTreeSet<usize> {
                     continue;
                 }
             };
-            let wanted: Vec<u64> =
-                (0..110).chain(128 * 128..128 * 128 + 40).filter(|at| *at < blocks.len() as u64).collect();
-            for (at, read) in read_each(&image, &wanted).await {
+            let lost = unreadable.entry((volume.clone(), point.clone())).or_default();
+            for (at, read) in read_each(&image, &looked_at(blocks.len())).await {
                 let shown = match read {
                     Ok(block) => block.as_ref().map(|bytes| {
                         contents.identify(bytes).unwrap_or_else(|| panic!("{what}: bytes that nobody wrote"))
@@ -331,6 +345,7 @@ fn look(victim: &mut Victim, case: &Case) -> BTreeSet<usize> {
                         let told = format!("{error} {:?}", error.observations());
                         assert!(excused, "{what}: block {at} of {volume} {point:?} is not served: {told}");
                         assert!(told.contains("vd0"), "{what}: {told}");
+                        lost.insert(at);
                         continue;
                     }
                 };
@@ -347,27 +362,91 @@ fn look(victim: &mut Victim, case: &Case) -> BTreeSet<usize> {
             }
         }
     });
-    possible
+    Seen { possible, unreadable }
 }
 
-/// How many errors a check, or a scrub, finds (one that the damage stops has found it), and what of the damage was before it.
-fn errors_found(victim: &mut Victim, case: &Case, data: bool) -> (u64, BTreeSet<Kind>) {
+/// The contents and blocks that a finding names as lost; one of the object table, the free map, or anything else names none.
+fn named_lost(finding: &str) -> Option<(Contents, RangeInclusive<u64>)> {
+    let (lost, _) = finding.split_once(": ").filter(|(_, why)| why.contains("cannot be read"))?;
+    let (whose, range) = lost.split_once(", blocks ")?;
+    let (first, last) = range.split_once(" to ")?;
+    let contents = match whose.strip_prefix("checkpoint ") {
+        Some(checkpoint) => {
+            let (point, volume) = checkpoint.split_once(" of volume ")?;
+            (volume.to_owned(), Some(point.to_owned()))
+        }
+        None => (whose.strip_prefix("volume ")?.to_owned(), None),
+    };
+    let number = |text: &str| text.parse::<u64>().expect("a block's number");
+    Some((contents, number(first)..=number(last)))
+}
+
+/// Where a node is lost, the check names the contents it belongs to and exactly the blocks that cannot be read there any more;
+/// blocks of others that share it are among those. Returns how many such blocks there were.
+fn demand_names(
+    victim: &Victim,
+    case: &Case,
+    unreadable: &BTreeMap<Contents, BTreeSet<u64>>,
+    told: &[String],
+) -> u64 {
+    let what = &case.what;
+    let named: Vec<_> = told.iter().filter_map(|finding| named_lost(finding)).collect();
+    for (contents, range) in &named {
+        let Some(lost) = unreadable.get(contents) else { continue };
+        let mut within =
+            looked_at(victim.needs[contents].1.len()).into_iter().filter(|at| range.contains(at));
+        assert!(within.all(|at| lost.contains(&at)), "{what}: {contents:?} can be read within {range:?}");
+    }
+    let node_lost = |at: &u64| case.damaged(*at) && matches!(victim.kinds.get(at), Some(Kind::Node(_)));
+    let mut counted = 0;
+    for (contents, lost) in unreadable {
+        let (_, paths) = &victim.needs[contents];
+        for &at in lost.iter().filter(|at| paths[**at as usize].iter().any(node_lost)) {
+            let among = named.iter().any(|(_, range)| range.contains(&at));
+            assert!(among, "{what}: nothing names block {at} of {contents:?} as lost: {told:?}");
+            counted += 1;
+        }
+    }
+    counted
+}
+
+/// What a check, or a scrub, finds (one that the damage stops has found it), and what of the damage was before it.
+fn found_by(victim: &mut Victim, case: &Case, data: bool) -> (Vec<String>, BTreeSet<Kind>) {
     let report = victim.story.world.call(async |pool| match data {
         true => pool.scrub(&Progress::new()).await,
         false => pool.check(&Progress::new()).await,
     });
-    let found = report.map_or_else(
+    let told = report.map_or_else(
         |error| {
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{}: {error}", case.what);
-            1
+            vec![error.to_string()]
         },
-        |report| report.errors,
+        |report| report.findings,
     );
-    (found, case.still_there(&victim.story.world.disks[0].inner().visible()))
+    (told, case.still_there(&victim.story.world.disks[0].inner().visible()))
 }
 
-/// Opens the pool on the damage, and demands what is promised. Returns whether its metadata was damaged when the check came.
-fn judge(victim: &mut Victim, case: &Case) -> bool {
+/// What cases came to.
+#[derive(Default)]
+struct Tally {
+    /// By the kind of the block damaged first.
+    cases: BTreeMap<Option<Kind>, u64>,
+    /// Those in which metadata that was in use was damaged when the check came.
+    of_metadata: u64,
+    /// Blocks that could not be read because a node above them was lost.
+    below_nodes: u64,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        other.cases.into_iter().for_each(|(kind, count)| *self.cases.entry(kind).or_default() += count);
+        self.of_metadata += other.of_metadata;
+        self.below_nodes += other.below_nodes;
+    }
+}
+
+/// Opens the pool on the damage, and demands what is promised.
+fn judge(victim: &mut Victim, case: &Case, tally: &mut Tally) {
     let what = &case.what;
     let mut image = victim.image.clone();
     for (at, _, bytes) in &case.blocks {
@@ -376,7 +455,7 @@ fn judge(victim: &mut Victim, case: &Case) -> bool {
     victim.story.world.power_off(PowerLoss::Nothing);
     victim.story.world.power_on(vec![image]);
     victim.story.world.open().unwrap_or_else(|error| panic!("{what}: the pool does not open: {error}"));
-    let possible = look(victim, case);
+    let Seen { possible, unreadable } = look(victim, case);
     let status = victim.story.world.pool().status();
     let newest = victim.history.len() - 1;
     let silent = status.read_only.is_none();
@@ -386,17 +465,19 @@ fn judge(victim: &mut Victim, case: &Case) -> bool {
             "{what}: {possible:?} without a word"
         );
     }
-    let (errors, damage) = errors_found(victim, case, false);
+    let (told, damage) = found_by(victim, case, false);
     let metadata = damage.iter().any(|kind| *kind != Kind::Data);
-    assert!(errors > 0 || !metadata, "{what}: the check finds nothing of {damage:?}");
-    let (found, damage) = errors_found(victim, case, true);
-    assert!(found > 0 || damage.is_empty(), "{what}: the scrub finds nothing of {damage:?}");
+    assert!(!told.is_empty() || !metadata, "{what}: the check finds nothing of {damage:?}");
+    tally.below_nodes += demand_names(victim, case, &unreadable, &told);
+    let (told, damage) = found_by(victim, case, true);
+    assert!(!told.is_empty() || damage.is_empty(), "{what}: the scrub finds nothing of {damage:?}");
     // Where nothing is found, nothing is wrong: everything is served.
-    if found == 0 && silent {
+    if told.is_empty() && silent {
         let nothing = Case { what: what.clone(), blocks: Vec::new() };
         look(victim, &nothing);
     }
-    metadata
+    *tally.cases.entry(case.blocks[0].1).or_default() += 1;
+    tally.of_metadata += u64::from(metadata);
 }
 
 #[test]
@@ -404,26 +485,26 @@ fn every_block_damaged_in_every_way() {
     let share = |worker: usize| {
         let mut victim = Victim::new();
         let cases = cases(&victim);
-        let (mut kinds, mut checked): (BTreeMap<Option<Kind>, u64>, u64) = Default::default();
+        let mut tally = Tally::default();
         for case in cases.iter().skip(worker).step_by(WORKERS) {
-            *kinds.entry(case.blocks[0].1).or_default() += 1;
-            checked += u64::from(judge(&mut victim, case));
+            judge(&mut victim, case, &mut tally);
         }
-        (kinds, checked)
+        tally
     };
-    let (mut all, mut checked): (BTreeMap<Option<Kind>, u64>, u64) = Default::default();
+    let mut all = Tally::default();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS).map(|worker| scope.spawn(move || share(worker))).collect();
         for worker in workers {
-            let (kinds, found) = worker.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause));
-            checked += found;
-            kinds.into_iter().for_each(|(kind, count)| *all.entry(kind).or_default() += count);
+            all.add(worker.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause)));
         }
     });
-    let total: u64 = all.values().sum();
-    println!("{total} cases: {all:?}; {checked} with damaged metadata that the check found by itself");
-    assert!(total > 2000 && all.len() == 11, "{total} cases: {all:?}");
-    assert!(checked > 400, "{checked} cases were the check's");
+    let Tally { cases, of_metadata, below_nodes } = all;
+    let total: u64 = cases.values().sum();
+    println!(
+        "{total} cases: {cases:?}; {of_metadata} with damaged metadata, {below_nodes} blocks below lost nodes"
+    );
+    assert!(total > 2000 && cases.len() == 11, "{total} cases: {cases:?}");
+    assert!(of_metadata > 900 && below_nodes > 10_000, "{of_metadata} cases, {below_nodes} blocks");
 }
 
 /// A free map that is whole and wrong: each of its bits turned over, with checksums that fit.

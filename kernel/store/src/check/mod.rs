@@ -13,14 +13,16 @@ mod objects;
 mod space;
 mod walk;
 
-use crate::device::{Block, BlockDevice};
+use crate::device::{BLOCK_SIZE, Block, BlockDevice};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Pointer;
+use crate::forest::span;
+use crate::format::object::{Record, VersionKind};
 use crate::format::superblock::Superblock;
 use crate::limits::FINDINGS_MAX;
 use crate::pool::Progress;
 use crate::shell::Shell;
 use crate::sync::{Deferred, yield_now};
+use crate::transaction::Transaction;
 use crate::types::{CheckReport, ObjectId};
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -31,6 +33,7 @@ use core::pin::pin;
 use futures_util::future::{join_all, select};
 use marks::Marks;
 use objects::Version;
+use walk::{Located, Tree};
 
 /// How often a check begins, at most, when clients need what it keeps from being reused.
 const ATTEMPTS: usize = 4;
@@ -169,21 +172,51 @@ impl<'a, D: BlockDevice> Checker<'a, D> {
         Ok(())
     }
 
-    /// Reads blocks of metadata from their devices, whatever the cache holds, all at the same time.
-    async fn read_all(&mut self, pointers: impl Iterator<Item = Pointer>, what: &str) -> Vec<Option<Block>> {
+    /// Reads blocks of a level from their devices, whatever the cache holds, all at the same time.
+    async fn read_all(&mut self, blocks: &[Located], level: usize, tree: Tree) -> Vec<Option<Block>> {
         let shell = self.shell;
-        let reads = pointers.map(async |pointer| (pointer, shell.read_verified(&pointer).await));
-        let reads = join_all(reads).await;
+        let reads = join_all(blocks.iter().map(|(pointer, _)| shell.read_verified(pointer))).await;
         self.report.blocks_checked += reads.len() as u64;
-        let kept = |(pointer, read): (Pointer, Result<Block>)| match read {
-            Ok(block) => Some(block),
-            Err(error) => {
+        let mut kept = Vec::with_capacity(reads.len());
+        for (&(pointer, base), read) in blocks.iter().zip(reads) {
+            if let Err(error) = &read {
                 let why = error.observations().first().cloned().unwrap_or_default();
-                self.find(format!("{what}, {}, cannot be read: {why}", self.shell.place(pointer.address)));
-                None
+                let lost = self.name_lost(tree, base, span(level)).await;
+                self.find(format!("{lost}: {} cannot be read: {why}", shell.place(pointer.address)));
             }
+            kept.push(read.ok());
+        }
+        kept
+    }
+
+    /// Whose blocks are lost with one that they lie below, and which. What shares them has lost them too.
+    async fn name_lost(&self, tree: Tree, first: u64, count: u64) -> String {
+        let (whose, blocks) = match tree {
+            Tree::Version(id) => self.name_version(id).await.unwrap_or_else(|| (format!("{tree}"), u64::MAX)),
+            Tree::Objects | Tree::Map => (format!("{tree}"), u64::MAX),
         };
-        reads.into_iter().map(kept).collect()
+        // A node reaches beyond the volume's end.
+        let last = (first + count).min(blocks.max(first + 1)) - 1;
+        match first == last {
+            true => format!("{whose}, block {first}"),
+            false => format!("{whose}, blocks {first} to {last}"),
+        }
+    }
+
+    /// What an operator knows a version as, and its size in blocks: `None` where that cannot be told, or it has gone since.
+    async fn name_version(&self, id: ObjectId) -> Option<(String, u64)> {
+        let Record::Version(version) = self.record(id).await? else { return None };
+        let Record::Volume(volume) = self.record(version.volume).await? else { return None };
+        let whose = match (version.kind, version.name) {
+            (VersionKind::Head, _) => format!("volume {}", volume.name),
+            (_, Some(name)) => format!("checkpoint {name} of volume {}", volume.name),
+            _ => format!("version {id} of volume {}", volume.name),
+        };
+        Some((whose, version.size / BLOCK_SIZE as u64))
+    }
+
+    async fn record(&self, id: ObjectId) -> Option<Record> {
+        self.shell.run(|engine| Transaction::new(engine).find_record(id)).await.ok().flatten()
     }
 
     /// Lets clients go on, and stops where that was asked for.

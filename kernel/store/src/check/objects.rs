@@ -1,6 +1,6 @@
 //! Superblocks, and the records of the object table: do they agree with each other?
 
-use super::walk::Located;
+use super::walk::{Located, Tree};
 use super::{Checker, Halt};
 use crate::cache::LEVELS;
 use crate::commit::superblock_places;
@@ -89,8 +89,7 @@ impl<D: BlockDevice> Checker<'_, D> {
         let contents = self.object_blocks().await?;
         let (mut root, mut named, mut listed) = (RootRecord::default(), 0, 0u64);
         for group in contents.chunks(GROUP) {
-            let what = "a block of the object table";
-            let blocks = self.read_all(group.iter().map(|&(pointer, _)| pointer), what).await;
+            let blocks = self.read_all(group, 0, Tree::Objects).await;
             for (&(_, index), block) in group.iter().zip(&blocks) {
                 let Some(block) = block else { continue };
                 if index >= BUCKETS_START {
@@ -130,7 +129,7 @@ impl<D: BlockDevice> Checker<'_, D> {
         for level in (1..=LEVELS).rev() {
             let mut below = Vec::new();
             for group in pointers.chunks(GROUP) {
-                let blocks = self.read_all(group.iter().map(|&(pointer, _)| pointer), "a node").await;
+                let blocks = self.read_all(group, level, Tree::Objects).await;
                 for (&(_, base), block) in group.iter().zip(&blocks) {
                     let Some(block) = block else { continue };
                     let children = (0..NODE_FANOUT)

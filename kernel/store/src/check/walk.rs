@@ -14,6 +14,7 @@ use crate::types::{Epoch, ObjectId};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
+use core::fmt;
 use core::pin::Pin;
 use futures_util::stream::{self, StreamExt};
 
@@ -26,12 +27,28 @@ const CONTENT_READS: usize = 8;
 /// A pointer, and the first block below it.
 pub(crate) type Located = (Pointer, u64);
 
-/// Which tree a block belongs to.
+/// The tree that a block belongs to.
+#[derive(Clone, Copy)]
+pub(crate) enum Tree {
+    Objects,
+    Map,
+    Version(ObjectId),
+}
+
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Objects => f.write_str("the object table"),
+            Self::Map => f.write_str("the free map"),
+            Self::Version(id) => write!(f, "version {id}"),
+        }
+    }
+}
+
+/// What a walk knows of a tree.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
-    tree: &'static str,
-    /// The version, for volumes.
-    version: ObjectId,
+    tree: Tree,
     bound: Bound,
     /// Released up to here already.
     cursor: u64,
@@ -46,23 +63,22 @@ impl<D: BlockDevice> Checker<'_, D> {
     /// Meets every block in use; with `verify`, looks at each that is read too.
     pub(crate) async fn walk_all(&mut self, verify: bool) -> Result<(), Halt> {
         let objects = Place {
-            tree: "the object table",
-            version: ObjectId::NONE,
+            tree: Tree::Objects,
             bound: Bound::default(),
             cursor: 0,
             metadata: true,
             ordered: true,
             verify,
         };
-        let map = Place { tree: "the free map", ordered: false, ..objects };
+        let map = Place { tree: Tree::Map, ordered: false, ..objects };
         self.walk(&[(self.superblock.objects, 0)], LEVELS, &objects).await?;
         self.walk(&[(self.superblock.map, 0)], LEVELS, &map).await?;
         let ids: Vec<ObjectId> = self.versions.keys().copied().collect();
         for id in ids {
             let version = self.versions[&id];
             let (bound, cursor) = (self.bound_of(id), version.cursor.0);
-            let place =
-                Place { tree: "version", version: id, bound, cursor, metadata: false, ordered: true, verify };
+            let tree = Tree::Version(id);
+            let place = Place { tree, bound, cursor, metadata: false, ordered: true, verify };
             self.walk(&[(version.root, 0)], LEVELS, &place).await?;
         }
         Ok(())
@@ -99,7 +115,7 @@ impl<D: BlockDevice> Checker<'_, D> {
                 return self.read_content(&own, place).await;
             }
             for group in own.chunks(GROUP) {
-                let blocks = self.read_all(group.iter().map(|&(pointer, _)| pointer), place.tree).await;
+                let blocks = self.read_all(group, level, place.tree).await;
                 let mut children = Vec::new();
                 for (&(pointer, base), block) in group.iter().zip(&blocks) {
                     let Some(block) = block else { continue };
@@ -138,7 +154,7 @@ impl<D: BlockDevice> Checker<'_, D> {
                 self.report.blocks_checked += run.len() as u64;
             } else {
                 // Which of them it is, and why, is worth another look.
-                self.read_all(run.iter().map(|&(pointer, _)| pointer), place.tree).await;
+                self.read_all(run, 0, place.tree).await;
             }
             self.breathe().await?;
         }
@@ -153,25 +169,23 @@ impl<D: BlockDevice> Checker<'_, D> {
             self.superblock.members.get(address.member()).is_some_and(|&blocks| address.block() < blocks);
         if !exists {
             let at = self.shell.place(address);
-            self.find(format!("{} {} points to {at}, which does not exist", place.tree, place.version));
+            self.find(format!("{} points to {at}, which does not exist", place.tree));
         } else if pointer.birth > place.bound.for_end(end) && !self.marks.mark(address) {
             let at = self.shell.place(address);
-            self.find(format!("{} {}: {at} is used twice", place.tree, place.version));
+            self.find(format!("{}: {at} is used twice", place.tree));
             return false;
         }
         exists
     }
 
     fn check_node(&mut self, parent: &Pointer, below: &[Pointer], level: usize, place: &Place) {
-        let Place { tree, version, .. } = place;
+        let tree = place.tree;
         let at = self.shell.place(parent.address);
         for (slot, child) in below.iter().enumerate() {
             let younger = child.birth > parent.birth;
             let filled_hole = child.is_hole() && (child.birth, child.checksum) != (Epoch(0), 0);
             if younger || filled_hole || child.birth > self.superblock.epoch {
-                self.find(format!(
-                    "{tree} {version}: slot {slot} of the level {level} node, {at}, is impossible"
-                ));
+                self.find(format!("{tree}: slot {slot} of the level {level} node, {at}, is impossible"));
             }
         }
         let changes = below.iter().map(|child| child.change.0);
@@ -180,7 +194,7 @@ impl<D: BlockDevice> Checker<'_, D> {
             false => changes.fold(0, u64::wrapping_add) == parent.change.0,
         };
         if !expected {
-            self.find(format!("{tree} {version}: the node, {at}, and its pointer disagree"));
+            self.find(format!("{tree}: the node, {at}, and its pointer disagree"));
         }
     }
 }
