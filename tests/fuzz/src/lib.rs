@@ -22,14 +22,23 @@ pub type Target = fn(&[u8]);
 
 /// Every target with its name, which is also its corpus directory's.
 pub const TARGETS: [(&str, Target); 7] = [
-    ("image", pool::damaged),
-    ("verified", pool::verified),
-    ("nbd", service::nbd),
-    ("control", service::control),
-    ("console", service::console),
-    ("token", token::token),
+    ("image", |bytes| bounded(pool::damaged, bytes)),
+    ("verified", |bytes| bounded(pool::verified, bytes)),
+    ("nbd", |bytes| bounded(service::nbd, bytes)),
+    ("control", |bytes| bounded(service::control, bytes)),
+    ("console", |bytes| bounded(service::console, bytes)),
+    ("token", |bytes| bounded(token::token, bytes)),
+    // Its bound is that of a driver.
     ("device", device::device),
 ];
+
+/// What a target may have in use at once, the disk in memory and the clients included.
+const MEMORY_MAX: usize = 16 << 20;
+
+fn bounded(target: Target, bytes: &[u8]) {
+    let peak = memory::peak_of(|| target(bytes));
+    assert!(peak <= MEMORY_MAX, "{peak} bytes were in use at once");
+}
 
 /// The target of this name.
 pub fn target(name: &str) -> Option<Target> {

@@ -1,4 +1,5 @@
-//! The memory in which hostile devices are tried: an arena of one run, in which nothing is used twice.
+//! What targets use of memory is counted, and hostile devices are tried in an arena of one run, in which nothing is used
+//! twice.
 //!
 //! Drivers keep on purpose what a device may still touch, so every run would leak. While a [`Run`] lasts, all that its
 //! thread allocates comes from the arena, and the next run begins at the arena's start again. Memory is counted
@@ -23,6 +24,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 thread_local! {
     static RUNNING: Cell<bool> = const { Cell::new(false) };
+    static COUNTING: Cell<bool> = const { Cell::new(false) };
     static NEXT: Cell<usize> = const { Cell::new(0) };
     static LIVE: Cell<usize> = const { Cell::new(0) };
     static PEAK: Cell<usize> = const { Cell::new(0) };
@@ -42,8 +44,11 @@ unsafe impl GlobalAlloc for Memory {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match take(layout) {
             Some(start) => ptr::with_exposed_provenance_mut(start),
-            // SAFETY: the caller's own promise.
-            None => unsafe { System.alloc(layout) },
+            None => {
+                count(layout);
+                // SAFETY: the caller's own promise.
+                unsafe { System.alloc(layout) }
+            }
         }
     }
 
@@ -55,17 +60,41 @@ unsafe impl GlobalAlloc for Memory {
                 unsafe { ptr::write_bytes(memory, 0, layout.size()) };
                 memory
             }
-            // SAFETY: the caller's own promise.
-            None => unsafe { System.alloc_zeroed(layout) },
+            None => {
+                count(layout);
+                // SAFETY: the caller's own promise.
+                unsafe { System.alloc_zeroed(layout) }
+            }
         }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         if !give_back(pointer.addr(), layout.size()) {
+            if COUNTING.get() {
+                LIVE.set(LIVE.get().saturating_sub(layout.size()));
+            }
             // SAFETY: it is not the arena's, so it is the system's, of the same layout.
             unsafe { System.dealloc(pointer, layout) }
         }
     }
+}
+
+/// Ordinary memory is asked for.
+fn count(layout: Layout) {
+    if COUNTING.get() {
+        LIVE.set(LIVE.get() + layout.size());
+        PEAK.set(PEAK.get().max(LIVE.get()));
+    }
+}
+
+/// Runs a target on the calling thread, in ordinary memory, and returns the most that it had in use at once, in bytes.
+pub(crate) fn peak_of(target: impl FnOnce()) -> usize {
+    LIVE.set(0);
+    PEAK.set(0);
+    COUNTING.set(true);
+    target();
+    COUNTING.set(false);
+    PEAK.get()
 }
 
 /// A piece of the arena, during a run and while there is room.
