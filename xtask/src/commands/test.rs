@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     /// The host's test programs only: no crash simulator, no fuzzer, no kernel, no QEMU.
     #[arg(long)]
     quick: bool,
-    /// Also the tests that are marked as ignored because they run long.
+    /// The full form of tests that have a short one (`DATUM_SCALE=full`), with what all of them print; takes hours.
     #[arg(long, conflicts_with = "quick")]
     long: bool,
     /// Only tests whose names contain one of these.
@@ -34,6 +34,9 @@ pub(super) struct Arguments {
 
 /// Where the QEMU tests find the kernel.
 const KERNEL_VARIABLE: &str = "DATUM_KERNEL";
+
+/// What makes tests take their full form.
+const SCALE_VARIABLE: &str = "DATUM_SCALE";
 
 /// How long each target of the fuzzer runs.
 const FUZZ_SECONDS: u64 = 20;
@@ -113,7 +116,7 @@ impl Arguments {
         let color = if std::io::stdout().is_terminal() { "always" } else { "never" };
         command.args(["--color", color, "--", "--color", color]).args(&self.filters);
         if self.long {
-            command.arg("--include-ignored");
+            command.env(SCALE_VARIABLE, "full").arg("--show-output");
         }
         say(shell::describe(command));
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
