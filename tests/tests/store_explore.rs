@@ -16,3 +16,13 @@ fn short_histories_survive_a_power_loss_at_every_moment() {
     assert!(report.complete, "every sequence runs");
     assert!(report.counts.states >= STATES_MIN, "{} crash states", report.counts.states);
 }
+
+/// Which states are looked at depends on the seed alone, and not on which worker comes first.
+#[test]
+fn one_seed_is_one_exploration() {
+    let options = Options { length: 1, ..Options::quick(3) };
+    let first = explore(Options { threads: 1, ..options }).counts;
+    let second = explore(Options { threads: 3, ..options }).counts;
+    assert_eq!(first, second);
+    assert!(first.nested_twice > 0, "{first:?}");
+}

@@ -52,7 +52,7 @@ impl Options {
     /// The form for a build with every assertion: up to two letters.
     pub fn quick(seed: u64) -> Self {
         let breadth = Breadth { torn_max: 3, subsets_max: 4, samples: 4 };
-        Self { length: 2, breadth, longest: (breadth, 12), ..Self::short(seed) }
+        Self { length: 2, breadth, longest: (breadth, 16), ..Self::short(seed) }
     }
 
     /// The form that runs with every test.
@@ -61,11 +61,11 @@ impl Options {
             seed,
             threads: 2,
             length: 3,
-            breadth: Breadth { torn_max: 5, subsets_max: 8, samples: 24 },
+            breadth: Breadth { torn_max: 8, subsets_max: 8, samples: 24 },
             longest: (Breadth { torn_max: 3, subsets_max: 4, samples: 6 }, 9),
             nested_every: 24,
             nested_states: 12,
-            used_every: 32,
+            used_every: 16,
             until: None,
         }
     }
@@ -91,10 +91,13 @@ pub const SHORT_STATES_MIN: u64 = 200_000;
 /// Failures after which an exploration ends.
 const FAILURES_MAX: usize = 5;
 
+/// A sequence of operations, and the pool on which it begins.
+type Item = (&'static Prelude, Vec<Letter>);
+
 /// What all workers share.
 struct Shared {
     options: Options,
-    items: Vec<(&'static Prelude, Vec<Letter>)>,
+    items: Vec<Item>,
     next: AtomicUsize,
     seen: Mutex<HashSet<u64>>,
     failures: Mutex<Vec<Failure>>,
@@ -105,7 +108,7 @@ struct Shared {
 
 impl Shared {
     /// The next sequence to run. Beyond those that are listed, random longer ones while there is time.
-    fn next_item(&self) -> Option<(&'static Prelude, Vec<Letter>)> {
+    fn next_item(&self) -> Option<Item> {
         let failures = self.failures.lock().map_or(FAILURES_MAX, |failures| failures.len());
         let out_of_time = self.options.until.is_some_and(|until| self.started.elapsed() > until);
         let at = self.next.fetch_add(1, Ordering::Relaxed);
@@ -119,7 +122,7 @@ impl Shared {
         }
     }
 
-    fn random_item(&self, at: usize) -> (&'static Prelude, Vec<Letter>) {
+    fn random_item(&self, at: usize) -> Item {
         let mut rng = Rng::new(self.options.seed ^ (at as u64) << 8);
         let length = rng.between(self.options.length as u64 + 1, 12);
         let letters = (0..length).map(|_| rng.pick(&sequence::ALPHABET).0).collect();
@@ -152,6 +155,15 @@ pub fn explore(options: Options) -> Report {
     }
     // Short ones first: what fails is told by the shortest.
     items.sort_by_key(|(_, letters)| letters.len());
+    let mut report = explore_all(options, items, started);
+    for failure in &mut report.failures {
+        shrink(failure, options);
+    }
+    report
+}
+
+/// Explores these sequences, and then random ones while there is time.
+fn explore_all(options: Options, items: Vec<Item>, started: Instant) -> Report {
     let shared = Shared {
         options,
         items,
@@ -171,4 +183,20 @@ pub fn explore(options: Options) -> Report {
     let counts = shared.counts.into_inner().unwrap_or_default();
     let failures = shared.failures.into_inner().unwrap_or_default();
     Report { counts, failures, elapsed: started.elapsed(), complete }
+}
+
+/// Takes letters out of a random history for as long as what is left fails too. Those that are all run come in the order of
+/// their lengths and need none of it.
+fn shrink(failure: &mut Failure, options: Options) {
+    let Some((prelude, mut letters)) = worker::sequence_of(&failure.place) else { return };
+    let alone = Options { threads: 1, until: None, ..options };
+    let mut at = 0;
+    while letters.len() > options.length && at < letters.len() {
+        let fewer = [&letters[..at], &letters[at + 1..]].concat();
+        let report = explore_all(alone, vec![(prelude, fewer.clone())], Instant::now());
+        match report.failures.into_iter().next() {
+            Some(shorter) => (*failure, letters) = (shorter, fewer),
+            None => at += 1,
+        }
+    }
 }

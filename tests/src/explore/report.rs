@@ -15,10 +15,14 @@ pub struct Counts {
     pub states: u64,
     /// The same, for a power loss during a recovery.
     pub nested: u64,
+    /// The same, for a power loss during the recovery from such a one.
+    pub nested_twice: u64,
     /// Power losses that left a state seen before.
     pub repeated: u64,
     /// Power losses left out to keep within bounds.
     pub left_out: u64,
+    /// The same, of power losses in a recovery.
+    pub nested_left_out: u64,
     /// Recoveries after which the pool had to go on working.
     pub used: u64,
     /// Operations carried out on store and model.
@@ -33,8 +37,10 @@ impl AddAssign for Counts {
         self.boundaries += other.boundaries;
         self.states += other.states;
         self.nested += other.nested;
+        self.nested_twice += other.nested_twice;
         self.repeated += other.repeated;
         self.left_out += other.left_out;
+        self.nested_left_out += other.nested_left_out;
         self.used += other.used;
         self.operations += other.operations;
         self.requests += other.requests;
@@ -78,8 +84,16 @@ impl Failure {
     /// For people.
     pub fn text(&self) -> String {
         let parts: Vec<&str> = self.place.split(':').collect();
-        let names =
-            ["prelude", "operations", "moment", "unflushed blocks", "moment of the recovery", "its blocks"];
+        let names = [
+            "prelude",
+            "operations",
+            "moment",
+            "unflushed blocks",
+            "moment of the recovery",
+            "its blocks",
+            "moment of the recovery from that",
+            "its blocks",
+        ];
         let mut text = String::from("after a power loss something does not hold\n");
         for (name, part) in names.iter().zip(parts) {
             let _ = writeln!(text, "  {name}: {part}");
@@ -118,8 +132,10 @@ impl Report {
             ("moments", c.boundaries),
             ("unique crash states", c.states),
             ("  of them in a recovery", c.nested),
+            ("  in the recovery from one", c.nested_twice),
             ("crash states seen before", c.repeated),
             ("crash states left out", c.left_out),
+            ("  in a recovery", c.nested_left_out),
             ("pools used on afterwards", c.used),
             ("operations", c.operations),
             ("operations a second", (c.operations as f64 / seconds) as u64),
@@ -129,9 +145,14 @@ impl Report {
             ("wrong bytes", of(Class::WrongBytes)),
             ("other failures", of(Class::Other)),
         ];
-        rows.iter().fold(String::new(), |mut table, (name, value)| {
+        let mut table = rows.iter().fold(String::new(), |mut table, (name, value)| {
             let _ = writeln!(table, "{name:<26} {value:>12}");
             table
-        })
+        });
+        let _ = match self.complete {
+            true => writeln!(table, "all sequences asked for have run"),
+            false => writeln!(table, "the time was up before all sequences had run"),
+        };
+        table
     }
 }

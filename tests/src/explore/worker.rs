@@ -13,6 +13,12 @@ use crate::world::Start;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
+/// How many times the recovery of one history loses power again.
+const DEPTH_MAX: usize = 2;
+
+/// A power loss to be tried: its digest, the moment, and what becomes of what is unflushed then.
+type Loss = (u64, usize, Fates);
+
 /// A worker.
 pub(super) struct Worker<'a> {
     shared: &'a Shared,
@@ -62,8 +68,7 @@ impl<'a> Worker<'a> {
         self.losses(&case, &breadth, most);
     }
 
-    /// Every power loss of a sequence, or `most` of the new ones in the order of their digests, which is no order
-    /// at all.
+    /// Every power loss of a sequence, or the first `most` in the order of their digests, which is no order at all.
     fn losses(&mut self, case: &Case<'_>, breadth: &Breadth, most: usize) {
         let mut chosen = Vec::new();
         for (moment, boundary) in case.history.boundaries.iter().enumerate() {
@@ -73,34 +78,13 @@ impl<'a> Worker<'a> {
                 chosen.push((mix(key), moment, fates));
             }
         }
-        if chosen.len() > most {
-            chosen.sort_by_key(|(order, ..)| *order);
-        }
-        let mut taken = 0;
-        for (order, moment, fates) in chosen {
-            let boundary = &case.history.boundaries[moment];
-            let key = key(boundary, &fates);
-            if taken == most {
-                self.counts.left_out += 1;
-                continue;
-            }
-            if !self.shared.is_new(key) {
-                self.counts.repeated += 1;
-                continue;
-            }
-            taken += 1;
-            self.counts.states += 1;
-            let place = format!("{}:{moment}:{}", place(case.prelude, case.letters), states::spell(&fates));
-            let nested = order.is_multiple_of(self.shared.options.nested_every);
-            let recovered = self.recover(case, boundary, &fates, &place, nested);
-            if let Some(recovered) = recovered.filter(|_| nested) {
-                self.nested(case, &recovered, &place);
-            }
-        }
+        self.counts.left_out += keep(&mut chosen, most);
+        let place = place(case.prelude, case.letters);
+        self.recoveries(case, &case.history.boundaries, chosen, &place, 0);
     }
 
-    /// Power losses in a recovery.
-    fn nested(&mut self, case: &Case<'_>, recovered: &Recovered, outer: &str) {
+    /// Power losses in a recovery that was itself the `depth`th of its history.
+    fn nested(&mut self, case: &Case<'_>, recovered: &Recovered, outer: &str, depth: usize) {
         let options = self.shared.options;
         let mut chosen = Vec::new();
         for (moment, boundary) in recovered.boundaries.iter().enumerate() {
@@ -109,18 +93,34 @@ impl<'a> Worker<'a> {
                 chosen.push((mix(key(boundary, &fates)), moment, fates));
             }
         }
-        chosen.sort_by_key(|(order, ..)| *order);
-        chosen.truncate(options.nested_states);
-        for (_, moment, fates) in chosen {
-            let boundary = &recovered.boundaries[moment];
+        self.counts.nested_left_out += keep(&mut chosen, options.nested_states);
+        self.recoveries(case, &recovered.boundaries, chosen, outer, depth);
+    }
+
+    /// Recovers from each that is new; some recoveries lose power again.
+    fn recoveries(
+        &mut self,
+        case: &Case<'_>,
+        boundaries: &[Boundary],
+        chosen: Vec<Loss>,
+        outer: &str,
+        depth: usize,
+    ) {
+        for (order, moment, fates) in chosen {
+            let boundary = &boundaries[moment];
             if !self.shared.is_new(key(boundary, &fates)) {
                 self.counts.repeated += 1;
                 continue;
             }
             self.counts.states += 1;
-            self.counts.nested += 1;
+            self.counts.nested += u64::from(depth > 0);
+            self.counts.nested_twice += u64::from(depth > 1);
             let place = format!("{outer}:{moment}:{}", states::spell(&fates));
-            self.recover(case, boundary, &fates, &place, false);
+            let again = depth < DEPTH_MAX && order.is_multiple_of(self.shared.options.nested_every);
+            let recovered = self.recover(case, boundary, &fates, &place, again);
+            if let Some(recovered) = recovered.filter(|_| again) {
+                self.nested(case, &recovered, &place, depth + 1);
+            }
         }
     }
 
@@ -153,6 +153,17 @@ impl<'a> Worker<'a> {
     }
 }
 
+/// Keeps the first `most`, and tells how many are gone. What another worker has seen counts too: or the choice would depend on
+/// who came first.
+fn keep(chosen: &mut Vec<Loss>, most: usize) -> u64 {
+    let gone = chosen.len().saturating_sub(most);
+    if gone > 0 {
+        chosen.sort_by_key(|(order, ..)| *order);
+        chosen.truncate(most);
+    }
+    gone as u64
+}
+
 fn demands(key: u64, options: &Options, record: bool) -> Demands {
     Demands { record, usable: mix(key ^ 1).is_multiple_of(options.used_every) }
 }
@@ -178,22 +189,25 @@ fn place(prelude: &Prelude, letters: &[Letter]) -> String {
     format!("{}:{}", prelude.name, words.join(","))
 }
 
+/// The sequence of which a place is one.
+pub(super) fn sequence_of(place: &str) -> Option<(&'static Prelude, Vec<Letter>)> {
+    let mut parts = place.split(':');
+    let prelude = Prelude::named(parts.next()?)?;
+    Some((prelude, parts.next()?.split(',').map(Letter::parse).collect::<Option<_>>()?))
+}
+
 /// Runs the one case that a place names. What does not hold is a panic.
 ///
 /// # Errors
 /// The place names nothing.
 pub fn replay(place: &str, seed: u64) -> Result<(), String> {
-    let mut parts = place.split(':');
-    let mut next = |what: &str| parts.next().ok_or(format!("the place names no {what}"));
-    let prelude = Prelude::named(next("prelude")?).ok_or("there is no such prelude")?;
-    let letters = next("operations")?.split(',').map(Letter::parse).collect::<Option<Vec<_>>>();
-    let letters = letters.ok_or("there is no such operation")?;
+    let (prelude, letters) = sequence_of(place).ok_or("the place names no prelude and operations")?;
     let history =
         run(prelude, &prelude.start(seed), &letters, seed).ok_or("an operation means nothing there")?;
     let case = Case { prelude, letters: &letters, history: &history };
     println!("{}: {} moments", self::place(case.prelude, case.letters), history.boundaries.len());
     let mut recovered: Option<Recovered> = None;
-    let rest: Vec<&str> = parts.collect();
+    let rest: Vec<&str> = place.split(':').skip(2).collect();
     for pair in rest.chunks(2) {
         let [moment, fates] = pair else { return Err("a moment comes with its blocks".into()) };
         let boundaries = recovered.as_ref().map_or(&history.boundaries, |outer| &outer.boundaries);
