@@ -32,12 +32,12 @@ pub enum Request {
 pub enum Effect {
     /// The request fails; a write leaves nothing behind.
     Fail,
-    /// The request fails, but its first half was written.
+    /// The request fails, but its first half was written, be it that of a single block.
     FailHalfway,
     /// The disk loses what no flush has made durable, and the flush fails so many turns later. The next one succeeds and brings
     /// nothing back.
     Forget(u32),
-    /// The request succeeds and nothing was done.
+    /// The request succeeds and nothing was done. With a flush, what it was for is lost.
     Lose,
     /// One bit of what is written or read is another one. Nothing to flushes and discards.
     Corrupt,
@@ -166,6 +166,17 @@ impl FaultyDisk {
         self.struck.set(self.struck.get() + u64::from(effect.is_some()));
         effect
     }
+
+    /// Leaves of what is written at `start` the first half.
+    fn halve(&self, start: u64, blocks: &mut Vec<Block>) {
+        match blocks.as_mut_slice() {
+            [block] => {
+                let half = block.len() / 2;
+                block[half..].copy_from_slice(&self.inner.visible().block(start)[half..]);
+            }
+            _ => blocks.truncate(blocks.len() / 2),
+        }
+    }
 }
 
 /// What a struck request answers, after the time it takes.
@@ -223,7 +234,10 @@ impl BlockDevice for FaultyDisk {
         let (mut sent, mut held) = (from, Vec::new());
         let mut to = start;
         match effect {
-            Some(Effect::FailHalfway) => held = sent.split_off(sent.len() / 2),
+            Some(Effect::FailHalfway) => {
+                held = sent.clone();
+                self.halve(start, &mut sent);
+            }
             Some(Effect::Corrupt) => {
                 held = sent.clone();
                 corrupt(&mut sent);
@@ -236,7 +250,7 @@ impl BlockDevice for FaultyDisk {
         let request = self.inner.write(to, sent);
         async move {
             let (mut buffers, result) = request.await;
-            if effect == Some(Effect::Corrupt) {
+            if matches!(effect, Some(Effect::Corrupt | Effect::FailHalfway)) {
                 buffers.clear();
             }
             buffers.extend(held);
@@ -246,7 +260,7 @@ impl BlockDevice for FaultyDisk {
 
     fn flush(&self) -> impl Future<Output = Result<(), DeviceError>> {
         let effect = self.effect(Request::Flush, 0, 0);
-        if matches!(effect, Some(Effect::Forget(_))) {
+        if matches!(effect, Some(Effect::Forget(_) | Effect::Lose)) {
             self.inner.lose_cache();
         }
         let request = is_done(effect).then(|| self.inner.flush());
@@ -342,5 +356,32 @@ mod tests {
         disk.add(Rule::once(Request::Write).with(Effect::Lose));
         assert!(executor.run(disk.write(5, vec![Box::new([1; 4096])])).1.is_ok());
         assert_eq!(disk.inner().visible().block(5)[0], 0);
+    }
+
+    #[test]
+    fn a_write_that_fails_halfway_leaves_its_first_half() {
+        let disk = FaultyDisk::new(SimulatedDisk::blank("d", 64));
+        let mut executor = Executor::new(1);
+        executor.attach(Rc::new(disk.inner().clone()));
+        for count in [1, 4] {
+            disk.add(Rule::once(Request::Write).with(Effect::FailHalfway));
+            let (buffers, result) =
+                executor.run(disk.write(8 * count, vec![Box::new([9; 4096]); count as usize]));
+            assert!(result.is_err() && buffers == vec![Box::new([9; 4096]); count as usize]);
+        }
+        let image = disk.inner().visible();
+        let halves = |at: u64| [0, 2048].map(|byte| image.block(at)[byte]);
+        assert_eq!([8, 32, 33, 34, 35].map(halves), [[9, 0], [9, 9], [9, 9], [0, 0], [0, 0]]);
+    }
+
+    #[test]
+    fn a_lost_flush_is_acknowledged_and_what_it_was_for_is_gone() {
+        let disk = FaultyDisk::new(SimulatedDisk::blank("d", 64));
+        let mut executor = Executor::new(1);
+        executor.attach(Rc::new(disk.inner().clone()));
+        assert!(executor.run(disk.write(5, vec![Box::new([1; 4096])])).1.is_ok());
+        disk.add(Rule::once(Request::Flush).with(Effect::Lose));
+        assert!(executor.run(disk.flush()).is_ok());
+        assert_eq!((disk.inner().visible().block(5)[0], disk.inner().unflushed()), (0, 0));
     }
 }

@@ -22,6 +22,8 @@ pub use operations::Operation;
 const MEMBERS: usize = 2;
 /// Blocks of the volume.
 const SIZE: u64 = 300;
+/// Blocks of another volume that leave less than a quarter of the pool free.
+const SCARCE: u64 = 256 * 22;
 /// Steps after which an operation that waits for a request without an answer is given up.
 const STEPS: u64 = 100_000;
 
@@ -35,6 +37,8 @@ const STRIDE: usize = 9;
 pub enum Class {
     /// The disk says that a request failed: one, all from then on, or all at one place.
     Fails(Request, Often),
+    /// A write fails, and its first half was carried out.
+    Halfway,
     /// A flush fails, and what the disk held is lost; so many turns pass before it says so.
     Forgets(u32),
     /// An answer takes long.
@@ -49,8 +53,8 @@ pub enum Class {
     Rot(Request),
     /// A write lands elsewhere.
     Misdirected,
-    /// A write, or flush, that never happened was answered well.
-    Lost,
+    /// A write that never happened was answered well, or a flush whose blocks were lost.
+    Lost(Request),
     /// After the operation a member is what it was before.
     Stale,
 }
@@ -67,6 +71,9 @@ pub enum Often {
 }
 
 impl Class {
+    /// Discards come with commits only, and where freed space has come together or is wanted.
+    const DISCARD: Self = Self::Fails(Request::Discard, Often::Once);
+
     /// All classes, each with its name.
     pub fn all() -> Vec<(&'static str, Self)> {
         vec![
@@ -76,10 +83,12 @@ impl Class {
             ("a write fails", Self::Fails(Request::Write, Often::Once)),
             ("writes fail from then on", Self::Fails(Request::Write, Often::Always)),
             ("a place cannot be written", Self::Fails(Request::Write, Often::Here)),
+            ("a write fails half-way", Self::Halfway),
             ("a flush fails", Self::Fails(Request::Flush, Often::Once)),
             ("flushes fail from then on", Self::Fails(Request::Flush, Often::Always)),
             ("a flush fails and loses what it was for", Self::Forgets(0)),
             ("the same, and is long about it", Self::Forgets(40)),
+            ("a discard fails", Self::DISCARD),
             ("an answer comes late", Self::Slow),
             ("an answer never comes", Self::Hangs),
             ("a member goes and returns", Self::Gone),
@@ -87,7 +96,8 @@ impl Class {
             ("a read is rotten", Self::Rot(Request::Read)),
             ("a write is rotten", Self::Rot(Request::Write)),
             ("a write is misdirected", Self::Misdirected),
-            ("a write is lost", Self::Lost),
+            ("a write is lost", Self::Lost(Request::Write)),
+            ("a flush is lost, with what it was for", Self::Lost(Request::Flush)),
             ("a member is of an older day", Self::Stale),
         ]
     }
@@ -97,13 +107,14 @@ impl Class {
             Self::Fails(on, Often::Once) => Rule::once(on),
             Self::Fails(on, Often::Always) => Rule::always(on),
             Self::Fails(on, Often::Here) => Rule::once(on).sticking(),
+            Self::Halfway => Rule::once(Request::Write).with(Effect::FailHalfway),
             Self::Forgets(turns) => Rule::once(Request::Flush).with(Effect::Forget(turns)),
             Self::Slow => Rule::once(Request::Any).with(Effect::Delay(400)),
             Self::Hangs => Rule::once(Request::Any).with(Effect::Withhold),
             Self::Gone => Rule::always(Request::Any),
             Self::Rot(on) => Rule::once(on).with(Effect::Corrupt),
             Self::Misdirected => Rule::once(Request::Write).with(Effect::Misdirect),
-            Self::Lost => Rule::once(Request::Write).with(Effect::Lose),
+            Self::Lost(on) => Rule::once(on).with(Effect::Lose),
             Self::Full | Self::Stale => return None,
         };
         Some(rule.after(nth))
@@ -111,7 +122,7 @@ impl Class {
 
     /// Whether the disk admits the fault.
     fn is_honest(self) -> bool {
-        !matches!(self, Self::Rot(_) | Self::Misdirected | Self::Lost | Self::Stale)
+        !matches!(self, Self::Rot(_) | Self::Misdirected | Self::Lost(_) | Self::Stale)
     }
 }
 
@@ -164,6 +175,9 @@ impl Cell {
         let state = world.model.state.clone();
         let mut cell =
             Self { class, operation, world, images: Vec::new(), state, earlier, passed: Vec::new() };
+        if class == Class::DISCARD {
+            cell.make_space_scarce();
+        }
         if (class, operation) == (Class::Full, Operation::Open) {
             cell.fill_up(0);
             cell.world.act(Action::Flush);
@@ -230,7 +244,31 @@ impl Cell {
             self.world.act(action);
             self.pass();
         }
+        if self.class == Class::DISCARD {
+            self.free_a_run();
+        }
         self.world.call(async |pool| pool.drop_cache());
+    }
+
+    /// Fills the pool so far that each commit takes up what was freed before it, with discards.
+    fn make_space_scarce(&mut self) {
+        self.world.act(Action::CreateVolume { name: "w".into(), size: 1 << 20, timeline: 99, time: 1 });
+        for at in (0..SCARCE).step_by(256) {
+            let contents = (0..256).map(|_| self.world.contents.draw()).collect();
+            self.world.act(Action::Write { volume: "w".into(), first: at, contents });
+        }
+        self.free_a_run();
+        self.state = self.world.model.state.clone();
+    }
+
+    /// Frees adjacent blocks for the next commit but this to take up.
+    fn free_a_run(&mut self) {
+        for _ in 0..2 {
+            let write = self.write(200, 40);
+            self.world.act(write);
+        }
+        self.world.act(Action::Commit);
+        self.pass();
     }
 
     /// Notes where the history of the case has come to.
@@ -285,6 +323,9 @@ impl Cell {
         }
         if class == Class::Slow {
             assert!(matches!(outcome, Outcome::Done), "{}: patience is all it takes", what());
+        }
+        if class == Class::DISCARD {
+            assert!(matches!(outcome, Outcome::Done), "{}: a discard is a courtesy", what());
         }
         if class.is_honest() {
             let policy = *self.world.rng.pick(&PowerLoss::ALL);

@@ -1,15 +1,17 @@
 //! The operations of the table, each with as much around it that it makes reads, writes and flushes.
 
-use super::{Cell, Outcome, STEPS};
+use super::{Cell, Class, Outcome, STEPS};
 use crate::action::Action;
 use crate::model::Candidate;
 use crate::perform::name;
-use datum_store::{ErrorKind, Extent, Pool, Progress, Result, Since, View};
+use datum_store::device::Block;
+use datum_store::{BlockIndex, ErrorKind, Extent, Pool, Progress, Result, Since, View};
 
 /// Something that a client, an operator or the appliance itself does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Operation {
+    Read,
     Write,
     Flush,
     Trim,
@@ -28,7 +30,8 @@ pub enum Operation {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
+        Self::Read,
         Self::Write,
         Self::Flush,
         Self::Trim,
@@ -51,6 +54,7 @@ impl Cell {
     pub(super) fn perform(&mut self) -> (Outcome, Vec<Candidate>) {
         let volume = || "v".to_owned();
         let actions = match self.operation {
+            Operation::Read => return self.read(),
             Operation::Write => vec![self.write(258, 40), Action::Flush],
             Operation::Flush => vec![self.write(70, 1), self.write(290, 1), Action::Flush],
             Operation::Trim => vec![Action::Trim { volume: volume(), first: 100, count: 150 }, Action::Flush],
@@ -82,9 +86,11 @@ impl Cell {
         self.act(&actions)
     }
 
-    /// One action after the other, up to the first that fails.
+    /// One action after the other, up to the first that fails. Where a discard is to fail, a commit belongs to it.
     fn act(&mut self, actions: &[Action]) -> (Outcome, Vec<Candidate>) {
-        for (part, action) in actions.iter().enumerate() {
+        let commit = [Action::Commit];
+        let last: &[Action] = if self.class == Class::DISCARD { &commit } else { &[] };
+        for (part, action) in actions.iter().chain(last).enumerate() {
             let incarnation = self.world.incarnation();
             let outcome = match self.world.ask(action, STEPS) {
                 Some(Ok(())) => {
@@ -124,25 +130,53 @@ impl Cell {
         (outcome, self.world.model.candidates(&[], 0))
     }
 
-    /// A query beside a client's write; its answer, if it has one, is exact.
+    /// A read of everything and a write; what is shown is what was written.
+    fn read(&mut self) -> (Outcome, Vec<Candidate>) {
+        let pool = self.world.pool();
+        let (mut answers, _) = self.world.executor.drive(vec![Box::pin(everything(pool))], STEPS);
+        self.go_on(answers.remove(0), |cell, shown| {
+            let volume = &cell.world.model.state.volumes["v"];
+            let checkpoint = volume.points["b"].image.as_ref().expect("a checkpoint");
+            for (map, blocks) in [&volume.head, checkpoint].into_iter().zip(shown) {
+                for (at, block) in (0..).zip(blocks) {
+                    let shown = block.map(|bytes| cell.world.contents.identify(&bytes));
+                    let known = map.get(at).content.map(Some);
+                    assert_eq!(shown, known, "block {at}, which was read under a fault");
+                }
+            }
+        })
+    }
+
+    /// A query and a write; its answer, if it has one, is exact.
     fn changes(&mut self) -> (Outcome, Vec<Candidate>) {
         let pool = self.world.pool();
         let (mut answers, _) = self.world.executor.drive(vec![Box::pin(changed_since(pool, "r"))], STEPS);
-        let written = [self.write(270, 2), Action::Flush];
-        let (outcome, candidates) = match answers.remove(0) {
+        self.go_on(answers.remove(0), |cell, shown| {
+            let head = &cell.world.model.state.volumes["v"];
+            let at = head.points["r"].at;
+            let known = |block: u64| head.head.get(block).change > at;
+            let right =
+                shown.iter().all(|e| (e.first.0..e.first.0 + e.blocks).all(|b| known(b) == e.changed));
+            assert!(right, "a change query that was answered under a fault is exact: {shown:?}");
+        })
+    }
+
+    /// Demands an answer to be right, and lets a write and a flush follow it.
+    fn go_on<T>(
+        &mut self,
+        answer: Option<Result<T>>,
+        demand: impl FnOnce(&Self, T),
+    ) -> (Outcome, Vec<Candidate>) {
+        let outcome = match answer {
             Some(Ok(shown)) => {
-                let head = &self.world.model.state.volumes["v"];
-                let at = head.points["r"].at;
-                let known = |block: u64| head.head.get(block).change > at;
-                let right =
-                    shown.iter().all(|e| (e.first.0..e.first.0 + e.blocks).all(|b| known(b) == e.changed));
-                assert!(right, "a change query that was answered under a fault is exact: {shown:?}");
-                return self.act(&written);
+                demand(self, shown);
+                let write = self.write(270, 2);
+                return self.act(&[write, Action::Flush]);
             }
-            Some(Err(error)) => (refused(error.kind()), self.world.model.candidates(&[], 0)),
-            None => (Outcome::Unknown, self.world.model.candidates(&[], 0)),
+            Some(Err(error)) => refused(error.kind()),
+            None => Outcome::Unknown,
         };
-        (outcome, candidates)
+        (outcome, self.world.model.candidates(&[], 0))
     }
 }
 
@@ -154,7 +188,21 @@ async fn changed_since(pool: Pool<crate::perform::Disk>, point: &str) -> Result<
     let since = Since::Point(name(point));
     let change = pool.resolve_since(&name("v"), None, &since).await?;
     let image = pool.open_image(&name("v"), None).await?;
-    let end = datum_store::BlockIndex(image.size() / 4096);
-    let page = image.extents(datum_store::BlockIndex(0), end, View::Changes(change), 1000).await?;
+    let end = BlockIndex(image.size() / 4096);
+    let page = image.extents(BlockIndex(0), end, View::Changes(change), 1000).await?;
     Ok(page.extents)
+}
+
+/// The volume, and its checkpoint `b`.
+async fn everything(pool: Pool<crate::perform::Disk>) -> Result<Vec<Vec<Option<Block>>>> {
+    let mut shown = Vec::new();
+    for point in [None, Some("b")] {
+        let image = pool.open_image(&name("v"), point.map(name).as_ref()).await?;
+        let (blocks, mut read) = (image.size() / 4096, Vec::new());
+        for first in (0..blocks).step_by(64) {
+            read.extend(image.read(BlockIndex(first), 64.min(blocks - first)).await?);
+        }
+        shown.push(read);
+    }
+    Ok(shown)
 }
