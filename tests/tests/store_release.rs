@@ -1,5 +1,5 @@
 //! A release of a million blocks, and the power lost at every commit of it (a twentieth unless
-//! `DATUM_SCALE=full`).
+//! `DATUM_SCALE=full`): what stays beside it is compared block by block.
 
 use datum_store::device::Block;
 use datum_store::{BlockIndex, Image, TimelineId};
@@ -8,15 +8,35 @@ use datum_tests::perform::{Disk, name};
 use datum_tests::rng::Rng;
 use datum_tests::world::{Setup, World};
 
-/// A million with `DATUM_SCALE=full`, else a twentieth.
-fn blocks() -> u64 {
-    let full = std::env::var("DATUM_SCALE").is_ok_and(|scale| scale == "full");
-    if full { 1_000_000 } else { 50_000 }
+/// Blocks that one read takes.
+const STRETCH: u64 = 256;
+
+/// The form of the test.
+struct Scale {
+    /// Blocks to be released.
+    blocks: u64,
+    /// Stretches of what stays that are compared after each power loss.
+    compared: u64,
+    /// Power losses from one check to the next.
+    check_every: u64,
 }
 
-/// What every block holds: equal blocks share memory on the simulated disk.
-fn block() -> Block {
-    Box::new([0x5a; 4096])
+impl Scale {
+    /// All that stays is compared and checked each time, but with `DATUM_SCALE=full`.
+    fn chosen() -> Self {
+        match std::env::var("DATUM_SCALE").is_ok_and(|scale| scale == "full") {
+            true => Self { blocks: 1_000_000, compared: 16, check_every: 16 },
+            false => Self { blocks: 50_000, compared: u64::MAX, check_every: 1 },
+        }
+    }
+}
+
+/// Contents that name volume and index in each word.
+fn block(volume: &str, index: u64) -> Block {
+    let mut block = Box::new([0; 4096]);
+    let word = (index << 1 | u64::from(volume == "large")) + 1;
+    block.as_chunks_mut::<8>().0.fill(word.to_le_bytes());
+    block
 }
 
 fn create(world: &mut World, volume: &str, blocks: u64) -> Image<Disk> {
@@ -36,13 +56,36 @@ fn fill(world: &mut World, blocks: u64) -> u64 {
     while at < blocks {
         let count = rng.between(1, 8).min(blocks - at);
         let written = world.executor.run(async {
-            large.write(BlockIndex(at), (0..count).map(|_| block()).collect()).await?;
-            small.write(BlockIndex(between), vec![block()]).await
+            large.write(BlockIndex(at), (at..at + count).map(|at| block("large", at)).collect()).await?;
+            small.write(BlockIndex(between), vec![block("small", between)]).await
         });
         written.expect("written");
         (at, between) = (at + count, between + 1);
     }
     between
+}
+
+/// Compares so many stretches of the smaller volume, which holds so many blocks, or all; and of the larger, which has been
+/// trimmed, one.
+fn compare(world: &mut World, kept: u64, stretches: u64, rng: &mut Rng) {
+    let all = kept.div_ceil(STRETCH);
+    let chosen: Vec<u64> =
+        if stretches < all { (0..stretches).map(|_| rng.below(all)).collect() } else { (0..all).collect() };
+    let pool = world.pool();
+    world.executor.run(async {
+        let (large, small) = (name("large"), name("small"));
+        let [large, small] = [pool.open_image(&large, None).await, pool.open_image(&small, None).await];
+        let (large, small) = (large.expect("opened"), small.expect("opened"));
+        for first in chosen.into_iter().map(|stretch| stretch * STRETCH) {
+            let shown = small.read(BlockIndex(first), STRETCH.min(kept - first)).await.expect("read");
+            for (at, shown) in (first..).zip(shown) {
+                assert!(shown == Some(block("small", at)), "block {at} holds something else");
+            }
+        }
+        let first = rng.below(large.size() / 4096 - STRETCH);
+        let shown = large.read(BlockIndex(first), STRETCH).await.expect("read");
+        assert!(shown.iter().all(Option::is_none), "what was trimmed shows again behind block {first}");
+    });
 }
 
 /// Opens the pool on what a power loss under `policy` leaves.
@@ -54,7 +97,7 @@ fn cut(world: &mut World, policy: PowerLoss) {
 
 #[test]
 fn a_release_of_a_million_blocks_survives_a_power_loss_at_every_commit() {
-    let blocks = blocks();
+    let Scale { blocks, compared, check_every } = Scale::chosen();
     let setup = Setup { members: vec![blocks * 3 / 2 + 65_536], cache_blocks: 1024, seed: 4 };
     let mut world = World::new(&setup);
     let empty = world.pool().status().allocated_bytes / 4096;
@@ -81,13 +124,21 @@ fn a_release_of_a_million_blocks_survives_a_power_loss_at_every_commit() {
         let _cut_short = world.executor.run_for(async move { pool.commit().await }, moment);
         cut(&mut world, *rng.pick(&PowerLoss::ALL));
         losses += 1;
-        if losses % 16 == 0 {
+        // The release waits while it is looked at: else it would come to its end meanwhile.
+        world.executor.set_background_share(0);
+        compare(&mut world, kept, compared, &mut rng);
+        if losses % check_every == 0 {
             world.check();
         }
+        world.executor.set_background_share(100);
     }
     world.executor.idle();
+    compare(&mut world, kept, u64::MAX, &mut rng);
     let used = || world.pool().status().allocated_bytes / 4096;
-    println!("{blocks} blocks released over {losses} power losses; {} blocks stay in use", used());
+    println!(
+        "{blocks} blocks released over {losses} power losses; {kept} blocks stay, with {} in use",
+        used()
+    );
     assert!(losses >= 20, "the release has met {losses} power losses");
     // The smaller volume with its nodes, and those of the object table and the free map.
     let most = empty + kept + kept / 64 + 200;
