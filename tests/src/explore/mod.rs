@@ -62,7 +62,7 @@ impl Options {
             threads: 2,
             length: 3,
             breadth: Breadth { torn_max: 8, subsets_max: 8, samples: 24 },
-            longest: (Breadth { torn_max: 3, subsets_max: 4, samples: 6 }, 9),
+            longest: (Breadth { torn_max: 3, subsets_max: 4, samples: 6 }, 10),
             nested_every: 24,
             nested_states: 12,
             used_every: 16,
@@ -70,18 +70,10 @@ impl Options {
         }
     }
 
-    /// The form for nights.
+    /// The form for nights: everything at each moment of all sequences.
     pub fn long(seed: u64, time: Duration) -> Self {
         let breadth = Breadth { torn_max: 8, subsets_max: 8, samples: 100 };
-        Self {
-            breadth,
-            longest: (breadth, usize::MAX),
-            nested_every: 4,
-            nested_states: 40,
-            used_every: 2,
-            until: Some(time),
-            ..Self::short(seed)
-        }
+        Self { breadth, longest: (breadth, usize::MAX), until: Some(time), ..Self::short(seed) }
     }
 }
 

@@ -55,7 +55,8 @@ impl fmt::Display for Table {
             let named: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
             writeln!(out, "| {what}: {} | {} | |", named.join(", "), names.len())?;
         }
-        Ok(())
+        let caught: usize = self.caught.values().map(Vec::len).sum();
+        writeln!(out, "| noticed, of {} | {caught} | |", caught + self.survivors() + self.equivalent.len())
     }
 }
 
@@ -85,7 +86,8 @@ mod tests {
              | `store_random` | 2 | 2.0 to 7.0 s |\n\
              | only what was written for it: `c` | 1 | |\n\
              | nothing, as expected: `e` | 1 | |\n\
-             | nothing: `d` | 1 | |\n"
+             | nothing: `d` | 1 | |\n\
+             | noticed, of 5 | 2 | |\n"
         );
         assert_eq!(table.survivors(), 2);
     }
