@@ -10,6 +10,7 @@ use datum_tests::observe;
 use datum_tests::perform::name;
 use datum_tests::story::{Story, told};
 use datum_tests::world::Setup;
+use futures_util::future::join;
 
 /// Where on a disk a block of data lies.
 fn find(disk: &SimulatedDisk, bytes: &[u8; BLOCK_SIZE]) -> u64 {
@@ -222,6 +223,26 @@ fn a_flush_counts_only_when_those_before_it_have_ended_well() {
             story.step(1);
         }
         assert!(story.world.attempt(Action::Flush).is_err(), "seed {seed}: what it is for is lost");
+        story.world.executor.idle();
+        story.crash(PowerLoss::Nothing);
+        story.end();
+    });
+}
+
+/// A client's flush had just turned the pool read-only when a commit's own request failed too. The commit said `io`, as if
+/// nothing but that request were lost; so did the check and the revert that had asked for it.
+#[test]
+fn a_commit_that_fails_beside_a_flush_says_read_only() {
+    told(20, |seed| {
+        let mut story = Story::new(seed, 100);
+        story.fill(0, 10);
+        story.commit();
+        story.fill(3, 20);
+        story.world.disks[0].add(Rule::always(Request::Flush));
+        let (flushed, committed) = story.world.call(async |pool| join(pool.flush(), pool.commit()).await);
+        for outcome in [flushed, committed] {
+            assert_eq!(outcome.map_err(|error| error.kind()), Err(ErrorKind::ReadOnly), "seed {seed}");
+        }
         story.world.executor.idle();
         story.crash(PowerLoss::Nothing);
         story.end();

@@ -183,8 +183,9 @@ impl<D: BlockDevice> Shell<D> {
         let abandoned = self.latch_if_abandoned();
         let result = self.commit_inner(eager, replayed).await;
         abandoned.defuse();
+        // Where something else has stopped the pool meanwhile, this commit's own failure still leaves it read-only.
         if let Err(error) = &result
-            && self.engine.borrow().failed.is_none()
+            && (self.engine.borrow().failed.is_none() || error.kind() != ErrorKind::ReadOnly)
         {
             return Err(self.latch(error));
         }
