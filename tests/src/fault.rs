@@ -39,6 +39,8 @@ pub enum Effect {
     Forget(u32),
     /// The request succeeds and nothing was done. With a flush, what it was for is lost.
     Lose,
+    /// A flush succeeds and was not done: what it was for stays in the cache. Nothing to the others.
+    Skip,
     /// One bit of what is written or read is another one. Nothing to flushes and discards.
     Corrupt,
     /// A write goes to the blocks behind its own. Nothing to the others.
@@ -125,12 +127,13 @@ pub struct FaultyDisk {
     inner: SimulatedDisk,
     rules: Rc<RefCell<Vec<Rule>>>,
     struck: Rc<Cell<u64>>,
+    misdeeds: Rc<RefCell<Vec<(Request, Effect)>>>,
 }
 
 impl FaultyDisk {
     /// A disk that behaves, until told otherwise.
     pub fn new(inner: SimulatedDisk) -> Self {
-        Self { inner, rules: Rc::default(), struck: Rc::default() }
+        Self { inner, rules: Rc::default(), struck: Rc::default(), misdeeds: Rc::default() }
     }
 
     /// The disk itself.
@@ -151,6 +154,12 @@ impl FaultyDisk {
     /// Behaves again.
     pub fn heal(&self) {
         self.rules.borrow_mut().clear();
+        self.misdeeds.borrow_mut().clear();
+    }
+
+    /// What it has done to which kind of request since it was healed, each once.
+    pub fn misdeeds(&self) -> Vec<(Request, Effect)> {
+        self.misdeeds.borrow().clone()
     }
 
     /// Requests that a rule has struck so far.
@@ -163,7 +172,13 @@ impl FaultyDisk {
         let mut rules = self.rules.borrow_mut();
         let effect = rules.iter_mut().find_map(|rule| rule.strikes(on, &blocks).then_some(rule.effect));
         rules.retain(|rule| rule.times > 0);
-        self.struck.set(self.struck.get() + u64::from(effect.is_some()));
+        if let Some(effect) = effect {
+            self.struck.set(self.struck.get() + 1);
+            let mut misdeeds = self.misdeeds.borrow_mut();
+            if !misdeeds.contains(&(on, effect)) {
+                misdeeds.push((on, effect));
+            }
+        }
         effect
     }
 
@@ -190,7 +205,7 @@ async fn outcome(effect: Option<Effect>, result: Result<(), DeviceError>) -> Res
         Some(Effect::Lose) => return Ok(()),
         Some(Effect::Delay(turns)) => pause(turns).await,
         Some(Effect::Withhold) => std::future::pending().await,
-        Some(Effect::Corrupt | Effect::Misdirect) | None => {}
+        Some(Effect::Corrupt | Effect::Misdirect | Effect::Skip) | None => {}
     }
     result
 }
@@ -263,7 +278,7 @@ impl BlockDevice for FaultyDisk {
         if matches!(effect, Some(Effect::Forget(_) | Effect::Lose)) {
             self.inner.lose_cache();
         }
-        let request = is_done(effect).then(|| self.inner.flush());
+        let request = (is_done(effect) && effect != Some(Effect::Skip)).then(|| self.inner.flush());
         async move {
             let result = match request {
                 Some(request) => request.await,
@@ -345,6 +360,20 @@ mod tests {
         assert!(executor.run(disk.flush()).is_ok());
         let image = disk.inner().visible();
         assert_eq!([5, 6].map(|at| image.block(at)[0]), [1, 0]);
+        assert_eq!(disk.inner().unflushed(), 0);
+    }
+
+    #[test]
+    fn a_skipped_flush_is_acknowledged_and_a_power_loss_shows_it() {
+        let disk = FaultyDisk::new(SimulatedDisk::blank("d", 64));
+        let mut executor = Executor::new(1);
+        executor.attach(Rc::new(disk.inner().clone()));
+        assert!(executor.run(disk.write(5, vec![Box::new([1; 4096])])).1.is_ok());
+        disk.add(Rule::once(Request::Flush).with(Effect::Skip));
+        assert!(executor.run(disk.flush()).is_ok());
+        assert_eq!((disk.inner().visible().block(5)[0], disk.inner().unflushed()), (1, 1));
+        assert_eq!(disk.misdeeds(), [(Request::Flush, Effect::Skip)]);
+        assert!(executor.run(disk.flush()).is_ok());
         assert_eq!(disk.inner().unflushed(), 0);
     }
 

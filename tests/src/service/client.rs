@@ -6,6 +6,7 @@
 
 use super::Context;
 use super::block::{BLOCK, Data, Look};
+use super::harm::Takes;
 use super::judge::{Place, PointId, Volume, VolumeId};
 use super::log::{NEVER, OpId, Span};
 use super::nbd::{self, Export, Mode, Opened, Told};
@@ -156,7 +157,9 @@ impl Client {
                     && place.checkpoint.is_none_or(there)
                     && since.is_none_or(there)
                     && !marks.any(|mark| judge.may_be_newer(place, mark));
-                let excused = judge.faulty || judge.stopping || !certain;
+                let takes = Takes { reads: true, ..Takes::default() };
+                let failed = judge.excuses("io", takes) || judge.excuses("corrupt", takes);
+                let excused = failed || judge.stopping || !certain;
                 assert!(excused, "{} although it is there", judge.log.line(op));
                 self.wire.leave(rng);
             }
@@ -359,7 +362,7 @@ impl Client {
             let end = pending.offset + pending.length;
             let short = judge.size_range(place, span).0 * (BLOCK as u64) < end;
             let taken = volume.forced <= span.to || !volume.must_be(&judge.log, span);
-            let excused = match pending.refusals {
+            let reason = match pending.refusals {
                 Some(refusals) => refusals.contains(&error) || taken,
                 None => match error {
                     EINVAL | ENOSPC | EOVERFLOW => short,
@@ -367,7 +370,14 @@ impl Client {
                     _ => false,
                 },
             };
-            assert!(excused || judge.faulty || judge.stopping, "{}: for no reason", judge.log.line(op));
+            let takes = takes(pending.kind);
+            let excused = match error {
+                EIO => judge.excuses("io", takes) || judge.excuses("corrupt", takes),
+                EPERM => judge.excuses("read_only", takes) || (judge.stopping && takes.changes),
+                ENOSPC => judge.excuses("no_space", takes),
+                _ => false,
+            };
+            assert!(reason || excused, "{}: for no reason", judge.log.line(op));
             return;
         }
         let durable =
@@ -425,6 +435,13 @@ fn range(rng: &mut Rng, size: u64) -> (u64, u64) {
             (offset, rng.between(1, size - offset))
         }
     }
+}
+
+/// What a request takes.
+fn takes(kind: u16) -> Takes {
+    let writes = [nbd::WRITE, nbd::TRIM, nbd::WRITE_ZEROES].contains(&kind);
+    let changes = writes || kind == nbd::FLUSH;
+    Takes { reads: kind != nbd::FLUSH, data: writes, changes, space: writes }
 }
 
 /// Whether a point that a context compares with may have gone before the export was opened. The context is

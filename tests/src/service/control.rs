@@ -5,6 +5,7 @@ mod draft;
 
 use super::Context;
 use super::block::{BLOCK, Look};
+use super::harm::Takes;
 use super::judge::{Judge, Place};
 use super::log::{OpId, Span};
 use super::wire::Wire;
@@ -224,7 +225,8 @@ impl Control {
             self.context.environment.sleep(POLL_NANOSECONDS).await;
         }
         let judge = self.context.judge.borrow();
-        assert!(judge.faulty || judge.stopping, "jobs never end");
+        let jobs: Vec<String> = self.jobs.iter().map(|job| judge.log.line(job.op)).collect();
+        assert!(judge.may_wait_for_ever() || judge.stopping, "jobs never end: {jobs:?}");
     }
 
     /// Holds an answer against what is known.
@@ -241,6 +243,8 @@ impl Control {
             };
             let excused = sent.bad || self.excuses(judge, &sent, &kind, span);
             assert!(excused, "{}: for no reason: {error}", judge.log.line(sent.op));
+            judge.left_suspended |=
+                sent.method == "volume.resume" && ["io", "corrupt"].contains(&kind.as_str());
             if matches!(sent.then, Then::Job(..)) {
                 self.jobs.retain(|job| job.op != sent.op);
             }
@@ -297,7 +301,8 @@ impl Control {
             "stopping" => judge.stopping,
             _ => false,
         };
-        reason || (judge.faulty && ["io", "read_only", "corrupt", "in_use", "no_space"].contains(&kind))
+        let takes = takes(method);
+        reason || judge.excuses(kind, takes) || (judge.stopping && kind == "read_only" && takes.changes)
     }
 
     /// What a result says beside its success.
@@ -368,21 +373,34 @@ impl Control {
                     false => drop(judge.log.refused(op, &error)),
                 }
                 let reasons = ["cancelled", "in_use", "not_found"];
-                if !judge.faulty && !reasons.contains(&error.as_str()) {
+                if !reasons.contains(&error.as_str()) && !judge.excuses(&error, takes("volume.revert")) {
                     return Err(format!("the revert failed for no reason: {job}"));
                 }
             }
-            (Kind::Check, "done") if job["result"]["errors"] != 0 && !judge.faulty => {
+            (Kind::Check, "done") if job["result"]["errors"] != 0 && !judge.harm().spoils() => {
                 return Err(format!("the check finds errors: {job}"));
             }
-            (_, "failed") if !judge.faulty && job["error"]["data"]["kind"] != "limit" => {
-                return Err(format!("the job failed for no reason: {job}"));
+            (_, "failed") => {
+                let error = job["error"]["data"]["kind"].as_str().unwrap_or_default();
+                let takes = Takes { space: false, ..takes("volume.revert") };
+                if error != "limit" && !judge.excuses(error, takes) {
+                    return Err(format!("the job failed for no reason: {job}"));
+                }
             }
             _ => {}
         }
         self.jobs.retain(|job| job.op != op);
         Ok(())
     }
+}
+
+/// What a command takes.
+fn takes(method: &str) -> Takes {
+    let (subject, verb) = method.split_once('.').unwrap_or((method, ""));
+    let of_volumes = ["volume", "checkpoint", "refpoint", "changes", "allocated"].contains(&subject);
+    let space = ["create", "clone", "rename", "resize", "revert"].contains(&verb);
+    let changes = space || ["delete", "convert"].contains(&verb);
+    Takes { reads: of_volumes, data: false, changes: of_volumes && changes, space: of_volumes && space }
 }
 
 /// Notes what a command does once it is carried out. True if it does anything.

@@ -4,7 +4,9 @@
 //! another, and both happened at one instant of a span. Nothing here knows the store or the service.
 
 use super::block::{BLOCK, Block, Bytes, Change, Data, Look, Put};
+use super::harm::{Harm, Takes};
 use super::log::{Log, NEVER, OpId, Span, Tick};
+use crate::perform::Disk;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -237,12 +239,16 @@ pub(crate) struct Judge {
     pub(crate) lost: Vec<(VolumeId, String)>,
     /// Operations before are older than the last recovery.
     pub(crate) settled_before: OpId,
-    /// Disks fail: errors are no surprise.
-    pub(crate) faulty: bool,
-    /// Disks lie: what was acknowledged may be lost, but a byte is right or refused.
+    /// The disks of this life.
+    pub(crate) disks: Vec<Disk>,
+    /// Disks have lied: what was acknowledged may be lost, but a byte is right or refused.
     pub(crate) lied: bool,
     /// Somebody has asked for the end.
     pub(crate) stopping: bool,
+    /// A volume waits for ever: it could not be resumed.
+    pub(crate) left_suspended: bool,
+    /// Blocks that clients have asked to write so far.
+    pub(crate) written: u64,
 }
 
 impl Judge {
@@ -357,10 +363,35 @@ impl Judge {
         self.volumes[volume].names.iter_mut().for_each(|(_, life)| life.ends.push(op));
     }
 
-    /// Whether a client may wait for ever: the reply it was getting in one piece cannot go on, for the volume was taken away by
-    /// force, and nothing else may come in its place.
-    pub(crate) fn may_be_cut_off(&self) -> bool {
-        self.volumes.iter().any(|volume| volume.read_whole && volume.forced != NEVER)
+    /// What the disks have done so far.
+    pub(crate) fn harm(&self) -> Harm {
+        Harm::of(&self.disks)
+    }
+
+    /// Whatever follows from now on may lack what the disks have lost in secret.
+    pub(crate) fn note_lies(&mut self) {
+        self.lied |= self.harm().lied;
+    }
+
+    /// Whether a client may wait for ever: for an answer that a disk has withheld, for a volume that could not be resumed, or for
+    /// the rest of a reply in one piece. That cannot go on where the volume was taken away by force or a disk refuses what it
+    /// gave a moment ago, and nothing else may come in its place.
+    pub(crate) fn may_wait_for_ever(&self) -> bool {
+        let harm = self.harm();
+        let cut_off = |volume: &Volume| volume.read_whole && (volume.forced != NEVER || harm.hides());
+        harm.withheld || self.left_suspended || self.volumes.iter().any(cut_off)
+    }
+
+    /// Whether an error of this kind has its reason in the disks.
+    pub(crate) fn excuses(&self, kind: &str, takes: Takes) -> bool {
+        self.harm().excuses(kind, takes) || (kind == "no_space" && takes.space && self.may_be_full())
+    }
+
+    /// Whether the pool may have come to its end. If nothing that was ever written had gone again, data would take as much;
+    /// metadata and what is kept for commits take less than half of the smallest pool.
+    fn may_be_full(&self) -> bool {
+        let blocks: u64 = self.disks.iter().map(|disk| disk.inner().blocks()).sum();
+        2 * self.written >= blocks
     }
 
     /// Whether a volume's size is certain: nothing that changes it is under way.
@@ -410,6 +441,10 @@ impl Judge {
     pub(crate) fn write(&mut self, op: OpId, volume: VolumeId, offset: u64, length: u64, data: &Data) {
         let end = offset + length;
         let mut at = offset;
+        self.written += match data {
+            Data::Zero => 2,
+            Data::Own | Data::Bytes(_) => length / BLOCK as u64 + 2,
+        };
         while at < end {
             let block = at / BLOCK as u64;
             let start = (at % BLOCK as u64) as usize;

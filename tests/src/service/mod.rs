@@ -2,14 +2,15 @@
 //! and clients that follow scripts. One seed names one run.
 //!
 //! `machine` and `wire` are the hardware, `client` (over `nbd`) and `control` the clients, `log`, `block` and
-//! `judge` decide whether an answer is right, and `audit` looks at everything after a recovery. `plan` draws what happens,
-//! `run` puts lives of the machine in a row, `seeds` runs many, shrinks what fails and says how to replay it. `scarcity` lets
+//! `judge` decide whether an answer is right, `harm` what the disks have done excuses, and `audit` looks at everything after a
+//! recovery. `plan` draws what happens, `run` puts lives of the machine in a row, `seeds` runs many, shrinks what fails and says how to replay it. `scarcity` lets
 //! memory run out.
 
 mod audit;
 mod block;
 mod client;
 mod control;
+mod harm;
 mod judge;
 mod log;
 mod machine;

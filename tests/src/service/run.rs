@@ -129,20 +129,21 @@ impl<'a> Run<'a> {
         }
         let start: Vec<DiskImage> = self.disks.iter().map(|disk| disk.inner().visible()).collect();
         let mut machine = self.boot(life, &self.disks.clone());
-        let lied = self.judge.borrow().lied;
-        if !self.audit(&mut machine, life) || lied {
+        self.audit(&mut machine, life);
+        if self.judge.borrow().lied {
             self.end(machine, life.ending);
-            return !lied;
+            return false;
         }
         self.earlier = Some(start);
-        self.work(machine, life)
+        self.work(machine, life);
+        true
     }
 
     fn boot(&mut self, life: &Life, disks: &[Disk]) -> Machine {
         self.tally.lives += 1;
         let parts = Parts { takeover: life.takeover, ..self.plan.parts.clone() };
         let mut judge = self.judge.borrow_mut();
-        (judge.faulty, judge.stopping) = (judge.lied, false);
+        (judge.stopping, judge.left_suspended, judge.disks) = (false, false, disks.to_vec());
         Machine::boot(disks, &parts, self.now, self.rng.draw())
     }
 
@@ -151,8 +152,8 @@ impl<'a> Run<'a> {
         Context { judge: self.judge.clone(), counts: self.counts.clone(), environment }
     }
 
-    /// Looks at everything. False where that does not come to its end, which only lying disks excuse.
-    fn audit(&mut self, machine: &mut Machine, life: &Life) -> bool {
+    /// Looks at everything. Whatever the disks have done, that comes to its end.
+    fn audit(&mut self, machine: &mut Machine, life: &Life) {
         let (control, nbd) = (machine.control_port("control"), machine.nbd_port("nbd"));
         let audit = Audit::new(control, nbd, self.context(machine), life.seed);
         let done = Rc::new(Cell::new(false));
@@ -162,9 +163,7 @@ impl<'a> Run<'a> {
             flag.set(true);
         });
         let pause = machine.run_until(AUDIT_STEPS, || done.get());
-        let lied = self.judge.borrow().lied;
-        assert!(lied || pause == Pause::Done, "a recovery: {pause:?}; {:?}", machine.said());
-        pause == Pause::Done
+        assert_eq!(pause, Pause::Done, "a recovery; {:?}", machine.said());
     }
 
     /// A member is missing: nothing may be written, and the ports say what is missing.
@@ -183,7 +182,7 @@ impl<'a> Run<'a> {
     }
 
     /// Clients at work, until they are done or the machine ends.
-    fn work(&mut self, mut machine: Machine, life: &Life) -> bool {
+    fn work(&mut self, mut machine: Machine, life: &Life) {
         let context = self.context(&machine);
         let left = Rc::new(Cell::new(life.scripts.len()));
         for (number, script) in life.scripts.iter().enumerate() {
@@ -208,33 +207,28 @@ impl<'a> Run<'a> {
             }
         }
         if let Trouble::Honest(rules) | Trouble::Lying(rules) = &life.trouble {
-            let mut judge = self.judge.borrow_mut();
-            judge.faulty = true;
-            judge.lied |= matches!(life.trouble, Trouble::Lying(_));
             rules.iter().for_each(|(member, rule)| self.disks[*member].add(rule.clone()));
             self.tally.troubled += 1;
         }
         let mut pause = machine.run_until(life.steps, || left.get() == 0);
-        let judge = self.judge.borrow();
+        let (may_wait, stopping) = {
+            let judge = self.judge.borrow();
+            (judge.may_wait_for_ever(), judge.stopping)
+        };
         let stuck = pause == Pause::Stuck || (pause == Pause::Budget && life.steps == LIFE_STEPS);
-        assert!(
-            !stuck || judge.faulty || judge.may_be_cut_off(),
-            "clients wait for what never comes: {pause:?}"
-        );
-        let (healthy, stopping) = (!judge.faulty, judge.stopping);
-        drop(judge);
+        assert!(!stuck || may_wait, "clients wait for what never comes: {pause:?}");
         if pause == Pause::Done && stopping {
             let end = machine.run_until(LIFE_STEPS, || false);
-            assert!(!healthy || end == Pause::PoweredOff, "a shutdown that was answered: {end:?}");
+            assert_eq!(end, Pause::PoweredOff, "a shutdown that was answered");
             pause = end;
-        } else if pause == Pause::Done && healthy {
+        } else if pause == Pause::Done && !self.judge.borrow().harm().withheld {
             self.at_rest(&mut machine, life);
         }
+        self.judge.borrow_mut().note_lies();
         if pause == Pause::PoweredOff {
             self.tally.shutdowns += 1;
         }
         self.end(machine, life.ending);
-        true
     }
 
     /// Everybody is gone: nothing is held for them.
