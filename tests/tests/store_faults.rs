@@ -5,6 +5,7 @@ use datum_store::device::BLOCK_SIZE;
 use datum_store::{BlockIndex, ErrorKind, Progress};
 use datum_tests::action::Action;
 use datum_tests::disk::{PowerLoss, SimulatedDisk};
+use datum_tests::executor::turn;
 use datum_tests::fault::{Effect, Request, Rule};
 use datum_tests::observe;
 use datum_tests::perform::name;
@@ -293,6 +294,36 @@ fn a_read_only_pool_still_serves_reads() {
     let contents = &story.world.contents;
     let view = story.world.executor.run(observe::observe(&pool, contents, 10));
     assert_eq!(view["v"].checkpoints.len(), 1);
+}
+
+/// In a pool that had gone read-only a volume was suspended while a request was under way, and resumed before that had ended.
+/// Whoever leaves a volume that is open tells nobody, and nothing else happens there: the suspension waited for ever.
+#[test]
+fn a_suspension_that_is_lifted_ends() {
+    let mut story = Story::new(8, 100);
+    story.fill(0, 50);
+    story.commit();
+    story.w(3);
+    let disk = story.world.disks[0].clone();
+    disk.add(Rule::once(Request::Flush));
+    assert!(story.world.attempt(Action::Flush).is_err(), "the pool is read-only now");
+    let (image, pool, v) = (story.world.image("v"), story.world.pool(), name("v"));
+    story.world.executor.run(image.read(BlockIndex(40), 1)).expect("metadata is in memory");
+    disk.add(Rule::once(Request::Read).with(Effect::Delay(400)));
+    story.world.executor.spawn(async move {
+        image.read(BlockIndex(40), 1).await.expect("it is slow");
+    });
+    while disk.struck() < 2 {
+        story.step(1);
+    }
+    let (lifting, lifted) = (pool.clone(), v.clone());
+    story.world.executor.spawn(async move {
+        for _ in 0..20 {
+            turn().await;
+        }
+        lifting.resume_volume(&lifted).await.expect("it is suspended");
+    });
+    story.world.executor.run(pool.suspend_volume(&v)).expect("it is there");
 }
 
 /// A disk that acknowledges writes and drops them, flushes or not, cannot be made durable by anyone; but what is

@@ -142,7 +142,9 @@ impl<D: BlockDevice> Pool<D> {
     pub async fn suspend_volume(&self, name: &Name) -> Result<()> {
         let volume = self.ask(|t| t.named_volume(name)).await?;
         self.0.gates.set_suspended(volume, true);
-        self.0.changed.until(|| self.0.gates.is_quiet(volume)).await;
+        // Requests that leave a volume tell only while it is suspended: a resume ends this wait too.
+        let ended = || self.0.gates.is_quiet(volume) || !self.0.gates.is_suspended(volume);
+        self.0.changed.until(ended).await;
         Ok(())
     }
 
