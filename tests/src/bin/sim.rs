@@ -29,12 +29,18 @@ struct Arguments {
     /// Runs of service and clients.
     #[arg(long, default_value_t = 100)]
     runs: u64,
+    /// What disks may do under service and clients: classes with commas between them, or `none`.
+    #[arg(long, default_value_t = service::Faults::ALL)]
+    faults: service::Faults,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(place) = &arguments.replay {
-        let held = if arguments.service { service::replay(place) } else { replay(place, arguments.seed) };
+        let held = match arguments.service {
+            true => service::replay(place, arguments.faults),
+            false => replay(place, arguments.seed),
+        };
         return match held {
             Ok(()) => {
                 println!("everything holds");
@@ -76,7 +82,8 @@ fn the_service(arguments: &Arguments, time: Option<Duration>) -> bool {
         seeds: arguments.runs,
         time,
         threads: arguments.threads,
-        shrink: true,
+        shrink: std::env::var_os("DATUM_NO_SHRINK").is_none(),
+        faults: arguments.faults,
     });
     print!("{}", report.table());
     report.failures.is_empty()

@@ -264,7 +264,7 @@ impl Client {
             hit
         });
         let kind = kind.map_or(nbd::READ, |(kind, _)| *kind);
-        let (mut offset, mut length) = range(rng, size);
+        let (mut offset, mut length) = range(rng, size, judge.is_small());
         let mut refusals: Option<&[u32]> = None;
         if rng.chance(3) {
             offset = size - rng.below(size.min(5000));
@@ -378,6 +378,8 @@ impl Client {
                 _ => false,
             };
             assert!(reason || excused, "{}: for no reason", judge.log.line(op));
+            let full = &self.context.counts.full;
+            full.set(full.get() + u64::from(error == ENOSPC && !reason));
             return;
         }
         let durable =
@@ -420,11 +422,12 @@ impl Pending {
     }
 }
 
-/// A range within an export: mostly small, at any byte or at blocks' borders, now and then all of it.
-fn range(rng: &mut Rng, size: u64) -> (u64, u64) {
+/// A range within an export: mostly small, at any byte or at blocks' borders, now and then all of it; the latter more often
+/// where the pool is to be `filled`.
+fn range(rng: &mut Rng, size: u64, filled: bool) -> (u64, u64) {
     let blocks = size / BLOCK as u64;
     let at = rng.below(blocks) * BLOCK as u64;
-    match rng.below(10) {
+    match rng.below(if filled { 14 } else { 10 }) {
         0..5 => (at, (rng.between(1, 3) * BLOCK as u64).min(size - at)),
         5..9 => {
             let offset = at + rng.below(BLOCK as u64);

@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 
 /// How often the end of a job is looked for.
-const POLLS_MAX: usize = 400;
+const POLLS_MAX: u64 = 400;
 
-/// How long to wait between two looks.
+/// How long to wait between the first two looks; later on longer.
 const POLL_NANOSECONDS: u64 = 50_000_000;
 
 /// A request under way.
@@ -211,7 +211,7 @@ impl Control {
 
     /// Looks at the jobs until all have ended.
     async fn jobs(&mut self) {
-        for _ in 0..POLLS_MAX {
+        for poll in 0..POLLS_MAX {
             // Who reads a checkpoint, or has cloned it, keeps its space for as long as he likes.
             if self.jobs.iter().all(|job| job.kind == Kind::Release) {
                 return;
@@ -222,7 +222,8 @@ impl Control {
                 self.send(Draft::new("job.show", json!({ "job": job })).then(Then::Job(op, kind)));
                 self.hear().await;
             }
-            self.context.environment.sleep(POLL_NANOSECONDS).await;
+            // Where disks are slow a job takes its time, of which each request that asks for it takes some.
+            self.context.environment.sleep(POLL_NANOSECONDS * (1 + poll / 4)).await;
         }
         let judge = self.context.judge.borrow();
         let jobs: Vec<String> = self.jobs.iter().map(|job| judge.log.line(job.op)).collect();
@@ -243,6 +244,8 @@ impl Control {
             };
             let excused = sent.bad || self.excuses(judge, &sent, &kind, span);
             assert!(excused, "{}: for no reason: {error}", judge.log.line(sent.op));
+            let full = &self.context.counts.full;
+            full.set(full.get() + u64::from(kind == "no_space"));
             judge.left_suspended |=
                 sent.method == "volume.resume" && ["io", "corrupt"].contains(&kind.as_str());
             if matches!(sent.then, Then::Job(..)) {

@@ -10,6 +10,9 @@ use crate::perform::Disk;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+/// Blocks below which a pool is small.
+const SMALL_BLOCKS: u64 = 8192;
+
 /// The number of a volume, whatever its name.
 pub(crate) type VolumeId = usize;
 
@@ -390,8 +393,16 @@ impl Judge {
     /// Whether the pool may have come to its end. If nothing that was ever written had gone again, data would take as much;
     /// metadata and what is kept for commits take less than half of the smallest pool.
     fn may_be_full(&self) -> bool {
-        let blocks: u64 = self.disks.iter().map(|disk| disk.inner().blocks()).sum();
-        2 * self.written >= blocks
+        2 * self.written >= self.pool_blocks()
+    }
+
+    fn pool_blocks(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.inner().blocks()).sum()
+    }
+
+    /// Whether clients are to fill the pool.
+    pub(crate) fn is_small(&self) -> bool {
+        self.pool_blocks() < SMALL_BLOCKS
     }
 
     /// Whether a volume's size is certain: nothing that changes it is under way.

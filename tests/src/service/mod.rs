@@ -3,13 +3,14 @@
 //!
 //! `machine` and `wire` are the hardware, `client` (over `nbd`) and `control` the clients, `log`, `block` and
 //! `judge` decide whether an answer is right, `harm` what the disks have done excuses, and `audit` looks at everything after a
-//! recovery. `plan` draws what happens, `run` puts lives of the machine in a row, `seeds` runs many, shrinks what fails and says how to replay it. `scarcity` lets
+//! recovery. `plan` draws what happens, with the classes of `faults` that are wanted, `run` puts lives of the machine in a row, `seeds` runs many, shrinks what fails and says how to replay it. `scarcity` lets
 //! memory run out.
 
 mod audit;
 mod block;
 mod client;
 mod control;
+mod faults;
 mod harm;
 mod judge;
 mod log;
@@ -21,6 +22,7 @@ pub mod scarcity;
 mod seeds;
 mod wire;
 
+pub use faults::Faults;
 pub use seeds::{Failure, Options, Report, replay, run, trace};
 
 use judge::Judge;
@@ -36,6 +38,8 @@ pub(crate) struct Counts {
     pub(crate) commands: Cell<u64>,
     pub(crate) sessions: Cell<u64>,
     pub(crate) events: Cell<u64>,
+    /// Refusals for want of space.
+    pub(crate) full: Cell<u64>,
     methods: RefCell<BTreeSet<&'static str>>,
 }
 

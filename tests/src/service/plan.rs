@@ -1,6 +1,7 @@
 //! What happens in a run, drawn from its seed before anything does: the pool's members, the lives of the machine, what
 //! the disks do to each, the clients' steps with their numbers, and how it ends.
 
+use super::faults::{Fault, Faults, HONEST, LYING};
 use super::machine::Parts;
 use crate::fault::{Effect, Request, Rule};
 use crate::rng::Rng;
@@ -18,14 +19,16 @@ const CONTROL_CLIENTS: usize = 2;
 const SCRIPT_STEPS: usize = 40;
 /// Executor steps within which scripts must be done.
 pub(super) const LIFE_STEPS: u64 = 40_000_000;
+/// Members of a pool that clients fill, and of one that takes its place where that is not wanted.
+const SMALL: &[u64] = &[4096];
+const LARGE: &[u64] = &[16384];
+
 /// What disks do to the appliance for a while.
 #[derive(Clone, Debug)]
 pub(super) enum Trouble {
     None,
-    /// Requests fail, come late or never come; what was done is done.
-    Honest(Vec<(usize, Rule)>),
-    /// What was acknowledged is not so.
-    Lying(Vec<(usize, Rule)>),
+    /// Members behave by rules.
+    Rules(Vec<(Fault, usize, Rule)>),
     /// One member is that of an earlier life.
     Stale(usize),
     /// One member is gone, and returns.
@@ -62,8 +65,12 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5e7_1ce);
-        let members =
-            rng.pick(&[vec![16384], vec![16384], vec![8192, 8192], vec![4096, 16384, 4097]]).clone();
+        let members = match rng.below(8) {
+            0..3 => LARGE.to_vec(),
+            3..5 => vec![8192, 8192],
+            5..7 => vec![4096, 16384, 4097],
+            _ => SMALL.to_vec(),
+        };
         let parts = Parts {
             cache_blocks: *rng.pick(&[256, 1024, 8192]),
             buffer_bytes: *rng.pick(&[0, 1 << 20, 8 << 20]),
@@ -72,6 +79,29 @@ impl Plan {
         let mut steps = 0;
         let lives = (0..LIVES).map(|number| Life::new(&mut rng, number, members.len(), &mut steps)).collect();
         Self { seed, members, parts, lives, steps }
+    }
+
+    /// The plan with some classes of faults only.
+    pub(super) fn only(self, faults: Faults) -> Self {
+        let mut plan = self;
+        if plan.members == SMALL && !faults.has(Fault::Full) {
+            plan.members = LARGE.to_vec();
+        }
+        for trouble in plan.lives.iter_mut().map(|life| &mut life.trouble) {
+            if let Trouble::Rules(rules) = trouble {
+                rules.retain(|(fault, ..)| faults.has(*fault));
+            }
+            let stays = match trouble {
+                Trouble::None => true,
+                Trouble::Rules(rules) => !rules.is_empty(),
+                Trouble::Stale(_) => faults.has(Fault::Stale),
+                Trouble::Gone(_) => faults.has(Fault::Gone),
+            };
+            if !stays {
+                *trouble = Trouble::None;
+            }
+        }
+        plan
     }
 
     /// The plan with some of its steps only.
@@ -98,8 +128,8 @@ impl Life {
         let trouble = match rng.below(100) {
             _ if last => Trouble::None,
             0..60 => Trouble::None,
-            60..88 => Trouble::Honest(rules(rng, members, HONEST)),
-            88..94 => Trouble::Lying(rules(rng, members, LYING)),
+            60..88 => Trouble::Rules(rules(rng, members, HONEST)),
+            88..94 => Trouble::Rules(rules(rng, members, LYING)),
             94..97 if number > 0 => Trouble::Stale(rng.below(members as u64) as usize),
             _ if number > 0 => Trouble::Gone(rng.below(members as u64) as usize),
             _ => Trouble::None,
@@ -133,39 +163,20 @@ impl Life {
     }
 }
 
-/// What honest disks may do.
-const HONEST: &[(Request, Effect)] = &[
-    (Request::Read, Effect::Fail),
-    (Request::Write, Effect::Fail),
-    (Request::Write, Effect::FailHalfway),
-    (Request::Flush, Effect::Fail),
-    (Request::Flush, Effect::Forget(0)),
-    (Request::Flush, Effect::Forget(100)),
-    (Request::Any, Effect::Delay(200)),
-    (Request::Any, Effect::Withhold),
-];
-
-/// What lying ones do.
-const LYING: &[(Request, Effect)] = &[
-    (Request::Write, Effect::Lose),
-    (Request::Write, Effect::Corrupt),
-    (Request::Write, Effect::Misdirect),
-    (Request::Read, Effect::Corrupt),
-];
-
 /// One to three rules: once, for a while, for good, or at one place.
-fn rules(rng: &mut Rng, members: usize, effects: &[(Request, Effect)]) -> Vec<(usize, Rule)> {
+fn rules(rng: &mut Rng, members: usize, effects: &[(Fault, Request, Effect)]) -> Vec<(Fault, usize, Rule)> {
     let count = rng.between(1, 3);
     let rule = |rng: &mut Rng| {
-        let (on, effect) = *rng.pick(effects);
+        let (fault, on, effect) = *rng.pick(effects);
         let rule = Rule::once(on).with(effect).after(rng.below(60));
         let rule = match rng.below(4) {
+            _ if fault == Fault::Vanish => Rule { times: rng.between(10, 300), ..rule },
             0 => Rule { times: u64::MAX, ..rule },
             1 => Rule { times: rng.between(2, 9), ..rule },
             2 if on != Request::Flush => rule.sticking(),
             _ => rule,
         };
-        (rng.below(members as u64) as usize, rule)
+        (fault, rng.below(members as u64) as usize, rule)
     };
     (0..count).map(|_| rule(rng)).collect()
 }

@@ -33,6 +33,7 @@ pub(super) struct Tally {
     pub(super) requests: u64,
     pub(super) commands: u64,
     pub(super) sessions: u64,
+    pub(super) full: u64,
     pub(super) disk_requests: u64,
     pub(super) steps: u64,
     pub(super) simulated: u64,
@@ -52,6 +53,7 @@ impl Tally {
         self.requests += other.requests;
         self.commands += other.commands;
         self.sessions += other.sessions;
+        self.full += other.full;
         self.disk_requests += other.disk_requests;
         self.steps += other.steps;
         self.simulated += other.simulated;
@@ -106,6 +108,7 @@ impl<'a> Run<'a> {
         self.tally.requests = counts.requests.get();
         self.tally.commands = counts.commands.get();
         self.tally.sessions = counts.sessions.get();
+        self.tally.full = counts.full.get();
         self.tally.methods = counts.methods.borrow().clone();
         self.tally
     }
@@ -206,8 +209,8 @@ impl<'a> Run<'a> {
                 });
             }
         }
-        if let Trouble::Honest(rules) | Trouble::Lying(rules) = &life.trouble {
-            rules.iter().for_each(|(member, rule)| self.disks[*member].add(rule.clone()));
+        if let Trouble::Rules(rules) = &life.trouble {
+            rules.iter().for_each(|(_, member, rule)| self.disks[*member].add(rule.clone()));
             self.tally.troubled += 1;
         }
         let mut pause = machine.run_until(life.steps, || left.get() == 0);

@@ -1,6 +1,7 @@
 //! Many runs: seeds in turn on several threads, what fails made shorter, and how to run it again. A failure is told by the
 //! seed and the numbers of the steps that it needs.
 
+use super::faults::Faults;
 use super::judge::Judge;
 use super::plan::Plan;
 use super::run::{Run, Tally, carry_out};
@@ -31,12 +32,15 @@ pub struct Options {
     pub threads: usize,
     /// Whether a failure is told with the shortest run that shows it.
     pub shrink: bool,
+    /// What disks may do.
+    pub faults: Faults,
 }
 
 /// A run that failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
     seed: u64,
+    faults: Faults,
     /// The steps it needs, in ranges.
     kept: String,
     what: String,
@@ -46,10 +50,14 @@ pub struct Failure {
 impl Failure {
     /// What a person needs to know of it.
     pub fn text(&self) -> String {
-        let Self { seed, kept, what, log } = self;
+        let Self { seed, kept, what, log, .. } = self;
+        let faults = match self.faults {
+            Faults::ALL => String::new(),
+            some => format!(" --faults {some}"),
+        };
         format!(
             "service: seed {seed} fails; all that was asked and answered in the shortest run:\n{log}\n{what}\n\
-             replay: cargo xtask sim --service --replay '{seed}:{kept}'"
+             replay: cargo xtask sim --service{faults} --replay '{seed}:{kept}'"
         )
     }
 }
@@ -104,13 +112,13 @@ fn numbers(text: &str) -> Option<BTreeSet<usize>> {
     Some(numbers)
 }
 
-/// Runs one case again: `seed`, or `seed:steps`.
+/// Runs one case again: `seed`, or `seed:steps`, with these classes of faults.
 ///
 /// # Errors
 /// What is wrong with the case, or what fails.
-pub fn replay(place: &str) -> Result<(), String> {
+pub fn replay(place: &str, faults: Faults) -> Result<(), String> {
     let (seed, kept) = place.split_once(':').unwrap_or((place, ""));
-    let plan = Plan::new(seed.parse().map_err(|_| format!("{seed} is no seed"))?);
+    let plan = Plan::new(seed.parse().map_err(|_| format!("{seed} is no seed"))?).only(faults);
     let plan = match kept {
         "" => plan,
         _ => plan.with(&numbers(kept).ok_or_else(|| format!("{kept} are no steps"))?),
@@ -151,7 +159,7 @@ pub fn run(options: Options) -> Report {
                 return;
             }
             let seed = options.seed + number;
-            match carry_out(&Plan::new(seed)) {
+            match carry_out(&Plan::new(seed).only(options.faults)) {
                 Ok(done) => {
                     if let Ok(mut tally) = tally.lock() {
                         tally.add(done);
@@ -159,7 +167,7 @@ pub fn run(options: Options) -> Report {
                 }
                 Err(failure) => {
                     eprintln!("service: seed {seed} fails: {}", failure.0);
-                    let failure = tell(seed, failure, options.shrink);
+                    let failure = tell(seed, failure, options);
                     eprintln!("{}", failure.text());
                     if let Ok(mut failures) = failures.lock() {
                         failures.push(failure);
@@ -177,13 +185,13 @@ pub fn run(options: Options) -> Report {
     Report { tally, failures: failures.into_inner().unwrap_or_default(), elapsed: started.elapsed() }
 }
 
-fn tell(seed: u64, failure: (String, String), shorter: bool) -> Failure {
-    let plan = Plan::new(seed);
-    let (kept, (what, log)) = match shorter {
+fn tell(seed: u64, failure: (String, String), options: Options) -> Failure {
+    let plan = Plan::new(seed).only(options.faults);
+    let (kept, (what, log)) = match options.shrink {
         true => shrink(&plan, failure),
         false => ((1..=plan.steps).collect(), failure),
     };
-    Failure { seed, kept: ranges(&kept), what, log }
+    Failure { seed, faults: options.faults, kept: ranges(&kept), what, log }
 }
 
 impl Report {
@@ -211,6 +219,7 @@ impl Report {
             ("NBD requests", tally.requests.to_string()),
             ("control requests", tally.commands.to_string()),
             ("methods among them", tally.methods.len().to_string()),
+            ("refused for want of space", tally.full.to_string()),
             ("disk requests", tally.disk_requests.to_string()),
             ("steps of the executor", tally.steps.to_string()),
             ("client requests a second", format!("{:.0}", operations as f64 / seconds)),

@@ -34,9 +34,13 @@ pub(super) struct Arguments {
     /// So many runs of service and clients.
     #[arg(long, value_name = "COUNT")]
     runs: Option<u64>,
+    /// What disks may do under service and clients: some of eio, forget, slow, hang, vanish, lost, rot, misdirect, stale,
+    /// gone and full, with commas between them, or none; all unless said otherwise.
+    #[arg(long, value_name = "CLASSES")]
+    faults: Option<String>,
     /// Put known defects into a copy of the store, one at a time, and see that its tests notice each: those of
     /// tests/defects/ by name; all if none is named.
-    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["hours", "seed", "threads", "replay", "service", "runs"])]
+    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["hours", "seed", "threads", "replay", "service", "runs", "faults"])]
     defects: Option<Vec<String>>,
 }
 
@@ -52,6 +56,7 @@ impl Arguments {
             ("--seed", self.seed.map(|seed| seed.to_string())),
             ("--threads", self.threads.map(|threads| threads.to_string())),
             ("--runs", self.runs.map(|runs| runs.to_string())),
+            ("--faults", self.faults),
             ("--replay", self.replay),
         ];
         command.args(self.service.then_some("--service"));
