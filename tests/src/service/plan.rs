@@ -65,10 +65,10 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5e7_1ce);
-        let members = match rng.below(8) {
-            0..3 => LARGE.to_vec(),
-            3..5 => vec![8192, 8192],
-            5..7 => vec![4096, 16384, 4097],
+        let members = match rng.below(12) {
+            0..5 => LARGE.to_vec(),
+            5..8 => vec![8192, 8192],
+            8..11 => vec![4096, 16384, 4097],
             _ => SMALL.to_vec(),
         };
         let parts = Parts {

@@ -119,7 +119,8 @@ pub(super) fn draft(judge: &mut Judge, rng: &mut Rng, first: bool) -> Option<Dra
         let blocks = match rng.below(8) {
             0 => rng.between(100, 300),
             1 => 1,
-            _ => rng.between(2, if judge.is_small() { 1400 } else { 24 }),
+            _ if judge.is_small() => rng.between(600, 2400),
+            _ => rng.between(2, 24),
         };
         let draft = Draft::new("volume.create", json!({ "name": name, "size": blocks * BLOCK as u64 }));
         return Some(draft.needs([Need::NoVolume(name)]));
