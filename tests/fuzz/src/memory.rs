@@ -71,7 +71,7 @@ unsafe impl GlobalAlloc for Memory {
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         if !give_back(pointer.addr(), layout.size()) {
             if COUNTING.get() {
-                LIVE.set(LIVE.get().saturating_sub(layout.size()));
+                subtract(layout.size());
             }
             // SAFETY: it is not the arena's, so it is the system's, of the same layout.
             unsafe { System.dealloc(pointer, layout) }
@@ -82,9 +82,17 @@ unsafe impl GlobalAlloc for Memory {
 /// Ordinary memory is asked for.
 fn count(layout: Layout) {
     if COUNTING.get() {
-        LIVE.set(LIVE.get() + layout.size());
-        PEAK.set(PEAK.get().max(LIVE.get()));
+        add(layout.size());
     }
+}
+
+fn add(bytes: usize) {
+    LIVE.set(LIVE.get() + bytes);
+    PEAK.set(PEAK.get().max(LIVE.get()));
+}
+
+fn subtract(bytes: usize) {
+    LIVE.set(LIVE.get().saturating_sub(bytes));
 }
 
 /// Runs a target on the calling thread, in ordinary memory, and returns the most that it had in use at once, in bytes.
@@ -108,8 +116,7 @@ fn take(layout: Layout) -> Option<usize> {
         return None;
     }
     NEXT.set(end);
-    LIVE.set(LIVE.get() + layout.size());
-    PEAK.set(PEAK.get().max(LIVE.get()));
+    add(layout.size());
     Some(start)
 }
 
@@ -120,7 +127,7 @@ fn give_back(start: usize, bytes: usize) -> bool {
         return false;
     }
     if RUNNING.get() {
-        LIVE.set(LIVE.get().saturating_sub(bytes));
+        subtract(bytes);
         let is_held = |held: &Range<usize>| held.start < start + bytes && start < held.end;
         // The list is borrowed only where nothing is freed.
         if HELD.with(|held| held.try_borrow().is_ok_and(|held| held.iter().any(is_held))) {
