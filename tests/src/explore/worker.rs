@@ -16,7 +16,8 @@ use std::rc::Rc;
 /// How many times the recovery of one history loses power again.
 const DEPTH_MAX: usize = 2;
 
-/// A power loss to be tried: its digest, the moment, and what becomes of what is unflushed then.
+/// A power loss to be tried: what makes its case different from all others, the moment, and what becomes of what is unflushed
+/// then.
 type Loss = (u64, usize, Fates);
 
 /// A worker.
@@ -74,8 +75,7 @@ impl<'a> Worker<'a> {
         for (moment, boundary) in case.history.boundaries.iter().enumerate() {
             let seed = mix(self.shared.options.seed ^ moment as u64);
             for fates in states::losses(&boundary.moments, breadth, seed) {
-                let key = key(boundary, &fates);
-                chosen.push((mix(key), moment, fates));
+                chosen.push((key(boundary, &fates), moment, fates));
             }
         }
         self.counts.left_out += keep(&mut chosen, most);
@@ -90,7 +90,7 @@ impl<'a> Worker<'a> {
         for (moment, boundary) in recovered.boundaries.iter().enumerate() {
             let breadth = Breadth { torn_max: 4, subsets_max: 4, samples: 4 };
             for fates in states::losses(&boundary.moments, &breadth, options.seed ^ moment as u64) {
-                chosen.push((mix(key(boundary, &fates)), moment, fates));
+                chosen.push((key(boundary, &fates), moment, fates));
             }
         }
         self.counts.nested_left_out += keep(&mut chosen, options.nested_states);
@@ -106,9 +106,9 @@ impl<'a> Worker<'a> {
         outer: &str,
         depth: usize,
     ) {
-        for (order, moment, fates) in chosen {
+        for (key, moment, fates) in chosen {
             let boundary = &boundaries[moment];
-            if !self.shared.is_new(key(boundary, &fates)) {
+            if !self.shared.is_new(key) {
                 self.counts.repeated += 1;
                 continue;
             }
@@ -116,7 +116,7 @@ impl<'a> Worker<'a> {
             self.counts.nested += u64::from(depth > 0);
             self.counts.nested_twice += u64::from(depth > 1);
             let place = format!("{outer}:{moment}:{}", states::spell(&fates));
-            let again = depth < DEPTH_MAX && order.is_multiple_of(self.shared.options.nested_every);
+            let again = depth < DEPTH_MAX && mix(key).is_multiple_of(self.shared.options.nested_every);
             let recovered = self.recover(case, boundary, &fates, &place, again);
             if let Some(recovered) = recovered.filter(|_| again) {
                 self.nested(case, &recovered, &place, depth + 1);
@@ -158,7 +158,7 @@ impl<'a> Worker<'a> {
 fn keep(chosen: &mut Vec<Loss>, most: usize) -> u64 {
     let gone = chosen.len().saturating_sub(most);
     if gone > 0 {
-        chosen.sort_by_key(|(order, ..)| *order);
+        chosen.sort_by_key(|(key, ..)| mix(*key));
         chosen.truncate(most);
     }
     gone as u64
