@@ -88,6 +88,23 @@ fn compare(world: &mut World, kept: u64, stretches: u64, rng: &mut Rng) {
     });
 }
 
+/// Beside the release, the pool takes writes to a volume of one block, and a checkpoint of it, and converts that.
+fn use_on(world: &mut World, moment: u64) {
+    let pool = world.pool();
+    world.executor.run(async {
+        let (volume, point) = (name("busy"), name(&format!("r{moment}")));
+        let busy = pool.open_image(&volume, None).await.expect("opened");
+        let write =
+            async |index| busy.write(BlockIndex(0), vec![block("busy", index)]).await.expect("written");
+        write(2 * moment).await;
+        pool.create_checkpoint(std::slice::from_ref(&volume), &point, 3).await.expect("taken");
+        write(2 * moment + 1).await;
+        pool.convert_checkpoint(&volume, &point, &point).await.expect("converted");
+        let shown = busy.read(BlockIndex(0), 1).await.expect("read");
+        assert!(shown == [Some(block("busy", 2 * moment + 1))], "the block holds something else");
+    });
+}
+
 /// Opens the pool on what a power loss under `policy` leaves.
 fn cut(world: &mut World, policy: PowerLoss) {
     let images = world.power_off(policy);
@@ -102,6 +119,7 @@ fn a_release_of_a_million_blocks_survives_a_power_loss_at_every_commit() {
     let mut world = World::new(&setup);
     let empty = world.pool().status().allocated_bytes / 4096;
     let kept = fill(&mut world, blocks);
+    create(&mut world, "busy", 1);
     world
         .call(async |pool| {
             let large = pool.open_image(&name("large"), None).await?;
@@ -115,7 +133,8 @@ fn a_release_of_a_million_blocks_survives_a_power_loss_at_every_commit() {
     let mut rng = Rng::new(5);
     let steps = (blocks / 25_000).max(4);
     let mut losses = 0;
-    while world.pool().status().releases_pending > 0 {
+    // Those of the busy volume wait until it has come to its end.
+    while world.pool().status().releases_pending > losses {
         world.executor.step(steps);
         world.call(async |pool| pool.commit().await).expect("committed");
         world.executor.step(steps);
@@ -127,12 +146,14 @@ fn a_release_of_a_million_blocks_survives_a_power_loss_at_every_commit() {
         // The release waits while it is looked at: else it would come to its end meanwhile.
         world.executor.set_background_share(0);
         compare(&mut world, kept, compared, &mut rng);
+        use_on(&mut world, losses);
         if losses % check_every == 0 {
             world.check();
         }
         world.executor.set_background_share(100);
     }
     world.executor.idle();
+    assert_eq!(world.pool().status().releases_pending, 0);
     compare(&mut world, kept, u64::MAX, &mut rng);
     let used = || world.pool().status().allocated_bytes / 4096;
     println!(

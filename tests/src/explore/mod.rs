@@ -42,8 +42,6 @@ pub struct Options {
     pub nested_every: u64,
     /// States tried of a recovery that loses power again.
     pub nested_states: usize,
-    /// After one recovery in so many the pool must go on working.
-    pub used_every: u64,
     /// When everything is done, longer random sequences until so much time has passed since the beginning.
     pub until: Option<Duration>,
 }
@@ -65,7 +63,6 @@ impl Options {
             longest: (Breadth { torn_max: 3, subsets_max: 4, samples: 6 }, 10),
             nested_every: 24,
             nested_states: 12,
-            used_every: 16,
             until: None,
         }
     }

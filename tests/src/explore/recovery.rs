@@ -7,24 +7,15 @@ use super::sequence::VOLUME;
 use crate::action::Action;
 use crate::disk::DiskImage;
 use crate::model::Candidate;
-use crate::world::{Start, World};
+use crate::world::{Setup, Start, World};
 use std::rc::Rc;
 
 /// Entries a page: lists of a few entries in one piece.
 const PAGE: usize = 64;
 
-/// What is asked of one recovery beyond the rest.
-#[derive(Clone, Copy, Debug)]
-pub struct Demands {
-    /// The moments of the recovery itself are wanted.
-    pub record: bool,
-    /// The pool must go on working.
-    pub usable: bool,
-}
-
 /// What came of a recovery.
 pub struct Recovered {
-    /// Moments at which the power could have failed again.
+    /// Moments at which the power could have failed again, if they were asked for.
     pub boundaries: Vec<Boundary>,
     /// Requests that reached the disks.
     pub requests: u64,
@@ -32,14 +23,14 @@ pub struct Recovered {
     pub operations: u64,
 }
 
-/// Recovers from `images` and panics with what does not hold.
+/// Recovers from `images`, and keeps the moments of that if asked to `record` them. Panics with what does not hold.
 pub fn recover(
     prelude: &Prelude,
     history: &History,
     images: Vec<DiskImage>,
     seed: u64,
     allowed: &Rc<Allowed>,
-    demands: Demands,
+    record: bool,
 ) -> Recovered {
     let start = Start {
         images,
@@ -48,10 +39,11 @@ pub fn recover(
         tokens: history.tokens.clone(),
         drawn: history.drawn,
     };
-    let mut world = World::resume(&prelude.setup(seed), start);
+    // Who opens the pool next may take steps of another size: each case has its own.
+    let mut world = World::resume(&Setup { seed, ..prelude.setup(seed) }, start);
     prelude.pace(&mut world);
     world.page = Some(PAGE);
-    let recorder = demands.record.then(|| Recorder::attach(&mut world));
+    let recorder = record.then(|| Recorder::attach(&mut world));
     world.open_again();
     let mut boundaries = Vec::new();
     let end = recorder.map(|recorder| {
@@ -68,12 +60,12 @@ pub fn recover(
     }
     world.verify_changes();
     world.check();
-    let operations = if demands.usable { prove_usable(&mut world) } else { 0 };
-    Recovered { boundaries, requests: requests(&world), operations }
+    prove_usable(&mut world);
+    Recovered { boundaries, requests: requests(&world), operations: PROOF_OPERATIONS }
 }
 
 /// Writes, takes a checkpoint, overwrites, converts it, and sees its space released; then deletes another.
-fn prove_usable(world: &mut World) -> u64 {
+fn prove_usable(world: &mut World) {
     let volume = match world.model.state.volumes.keys().next() {
         Some(name) => name.clone(),
         None => {
@@ -104,7 +96,6 @@ fn prove_usable(world: &mut World) -> u64 {
     world.executor.idle();
     world.verify();
     world.check();
-    PROOF_OPERATIONS
 }
 
 /// Operations of such a proof, at least.

@@ -23,8 +23,6 @@ pub struct Counts {
     pub left_out: u64,
     /// The same, of power losses in a recovery.
     pub nested_left_out: u64,
-    /// Recoveries after which the pool had to go on working.
-    pub used: u64,
     /// Operations carried out on store and model.
     pub operations: u64,
     /// Requests that reached simulated disks.
@@ -41,7 +39,6 @@ impl AddAssign for Counts {
         self.repeated += other.repeated;
         self.left_out += other.left_out;
         self.nested_left_out += other.nested_left_out;
-        self.used += other.used;
         self.operations += other.operations;
         self.requests += other.requests;
     }
@@ -136,7 +133,6 @@ impl Report {
             ("crash states seen before", c.repeated),
             ("crash states left out", c.left_out),
             ("  in a recovery", c.nested_left_out),
-            ("pools used on afterwards", c.used),
             ("operations", c.operations),
             ("operations a second", (c.operations as f64 / seconds) as u64),
             ("simulated requests", c.requests),

@@ -1,12 +1,12 @@
 //! One worker of an exploration: takes sequences, runs them, and recovers from everything they could leave.
 
+use super::Shared;
 use super::history::{Allowed, Boundary, History, run};
 use super::prelude::{PRELUDES, Prelude};
-use super::recovery::{Demands, Recovered, recover};
+use super::recovery::{Recovered, recover};
 use super::report::{Counts, Failure};
 use super::sequence::Letter;
 use super::states::{self, Breadth, Fates};
-use super::{Options, Shared};
 use crate::rng::mix;
 use crate::simulation::silent;
 use crate::world::Start;
@@ -132,13 +132,10 @@ impl<'a> Worker<'a> {
         place: &str,
         record: bool,
     ) -> Option<Recovered> {
-        let key = key(boundary, fates);
-        let demands = demands(key, &self.shared.options, record);
-        match guarded(|| attempt(case, boundary, fates, demands)) {
+        match guarded(|| attempt(case, boundary, fates, record)) {
             Ok(recovered) => {
                 self.counts.requests += recovered.requests;
                 self.counts.operations += recovered.operations;
-                self.counts.used += u64::from(demands.usable);
                 Some(recovered)
             }
             Err(what) => {
@@ -164,20 +161,16 @@ fn keep(chosen: &mut Vec<Loss>, most: usize) -> u64 {
     gone as u64
 }
 
-fn demands(key: u64, options: &Options, record: bool) -> Demands {
-    Demands { record, usable: mix(key ^ 1).is_multiple_of(options.used_every) }
-}
-
 /// What makes a case different from all others.
 fn key(boundary: &Boundary, fates: &Fates) -> u64 {
     mix(states::digest(&boundary.moments, fates) ^ boundary.allowed.digest)
 }
 
-fn attempt(case: &Case<'_>, boundary: &Boundary, fates: &Fates, demands: Demands) -> Recovered {
+fn attempt(case: &Case<'_>, boundary: &Boundary, fates: &Fates, record: bool) -> Recovered {
     let images = states::images(&boundary.moments, fates);
     let seed = states::digest(&boundary.moments, fates);
     let allowed: &Rc<Allowed> = &boundary.allowed;
-    recover(case.prelude, case.history, images, seed, allowed, demands)
+    recover(case.prelude, case.history, images, seed, allowed, record)
 }
 
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
@@ -217,8 +210,7 @@ pub fn replay(place: &str, seed: u64) -> Result<(), String> {
         if fates.len() != states::unflushed(&boundary.moments) {
             return Err(format!("{} blocks are unflushed there", states::unflushed(&boundary.moments)));
         }
-        let demands = Demands { record: true, usable: true };
-        recovered = Some(attempt(&case, boundary, &fates, demands));
+        recovered = Some(attempt(&case, boundary, &fates, true));
         println!("recovered");
     }
     Ok(())

@@ -6,7 +6,7 @@ use crate::disk::{PowerLoss, SimulatedDisk};
 use crate::explore::Breadth;
 use crate::explore::history::{Allowed, History};
 use crate::explore::prelude::{LARGE, PRELUDES, Prelude};
-use crate::explore::recovery::{Demands, recover};
+use crate::explore::recovery::recover;
 use crate::explore::sequence::{ALPHABET, Drawer, Letter, Part, VOLUME};
 use crate::explore::states;
 use crate::model::{Candidate, State};
@@ -23,8 +23,6 @@ use std::rc::Rc;
 const SEED: u64 = 7;
 /// Power losses that are recovered from at the moment of a failure.
 const LOSSES: usize = 3;
-/// After one recovery in so many the pool must go on working.
-const USED_EVERY: u64 = 8;
 /// Steps of the executor that a letter of background work takes.
 const STEP: u64 = 9;
 
@@ -155,16 +153,8 @@ impl Scene {
         rng.shuffle(&mut losses);
         for fates in losses.into_iter().take(LOSSES) {
             let digest = states::digest(&moments, &fates);
-            let usable = mix(digest ^ self.after).is_multiple_of(USED_EVERY);
-            let demands = Demands { record: false, usable };
-            recover(
-                self.prelude,
-                &self.known,
-                states::images(&moments, &fates),
-                digest,
-                &self.allowed,
-                demands,
-            );
+            let images = states::images(&moments, &fates);
+            recover(self.prelude, &self.known, images, digest, &self.allowed, false);
         }
     }
 }
