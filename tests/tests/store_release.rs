@@ -17,16 +17,14 @@ struct Scale {
     blocks: u64,
     /// Stretches of what stays that are compared after each power loss.
     compared: u64,
-    /// Power losses from one check to the next.
-    check_every: u64,
 }
 
 impl Scale {
-    /// All that stays is compared and checked each time, but with `DATUM_SCALE=full`.
+    /// All that stays is compared each time, but with `DATUM_SCALE=full`.
     fn chosen() -> Self {
         match std::env::var("DATUM_SCALE").is_ok_and(|scale| scale == "full") {
-            true => Self { blocks: 1_000_000, compared: 16, check_every: 16 },
-            false => Self { blocks: 50_000, compared: u64::MAX, check_every: 1 },
+            true => Self { blocks: 1_000_000, compared: 16 },
+            false => Self { blocks: 50_000, compared: u64::MAX },
         }
     }
 }
@@ -114,7 +112,7 @@ fn cut(world: &mut World, policy: PowerLoss) {
 
 #[test]
 fn a_release_of_a_million_blocks_survives_a_power_loss_at_every_commit() {
-    let Scale { blocks, compared, check_every } = Scale::chosen();
+    let Scale { blocks, compared } = Scale::chosen();
     let setup = Setup { members: vec![blocks * 3 / 2 + 65_536], cache_blocks: 1024, seed: 4 };
     let mut world = World::new(&setup);
     let empty = world.pool().status().allocated_bytes / 4096;
@@ -147,9 +145,7 @@ fn a_release_of_a_million_blocks_survives_a_power_loss_at_every_commit() {
         world.executor.set_background_share(0);
         compare(&mut world, kept, compared, &mut rng);
         use_on(&mut world, losses);
-        if losses % check_every == 0 {
-            world.check();
-        }
+        world.check();
         world.executor.set_background_share(100);
     }
     world.executor.idle();
