@@ -6,9 +6,10 @@
 
 use super::Context;
 use super::block::{BLOCK, Bytes, Look};
-use super::judge::{Image, Judge, Life, Place, PointId, VolumeId};
+use super::judge::Judge;
 use super::log::{NEVER, OpId, Span, Tick};
 use super::nbd::{self, Mode, Opened, Told};
+use super::volume::{Image, Life, Place, PointId, VolumeId};
 use super::wire::Wire;
 use crate::rng::Rng;
 use datum_service::environment::Environment;

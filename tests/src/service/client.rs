@@ -7,9 +7,9 @@
 use super::Context;
 use super::block::{BLOCK, Data, Look};
 use super::harm::Takes;
-use super::judge::{Place, PointId, Volume, VolumeId};
 use super::log::{NEVER, OpId, Span};
 use super::nbd::{self, Export, Mode, Opened, Told};
+use super::volume::{Place, PointId, Volume, VolumeId};
 use super::wire::Wire;
 use crate::rng::Rng;
 use datum_service::environment::Environment;

@@ -1,7 +1,7 @@
 //! The real service and the real store on a simulated machine: disks with a volatile cache, ports, clock, entropy,
 //! and clients that follow scripts. One seed names one run.
 //!
-//! `machine` and `wire` are the hardware, `client` (over `nbd`) and `control` the clients, `log`, `block` and
+//! `machine` and `wire` are the hardware, `client` (over `nbd`) and `control` the clients, `log`, `block`, `volume` and
 //! `judge` decide whether an answer is right, `harm` what the disks have done excuses, and `audit` looks at everything after a
 //! recovery. `plan` draws what happens, with the classes of `faults` that are wanted, `run` puts lives of the machine in a row, `seeds` runs many, shrinks what fails and says how to replay it. `scarcity` lets
 //! memory run out.
@@ -20,6 +20,7 @@ mod plan;
 mod run;
 pub mod scarcity;
 mod seeds;
+mod volume;
 mod wire;
 
 pub use faults::Faults;

@@ -3,8 +3,9 @@
 
 use crate::rng::Rng;
 use crate::service::block::BLOCK;
-use crate::service::judge::{Image, Judge, Place, PointId, VolumeId};
+use crate::service::judge::Judge;
 use crate::service::log::{OpId, Span};
+use crate::service::volume::{Image, Place, PointId, VolumeId};
 use serde_json::{Value, json};
 
 /// What must be there, or not, for a command to succeed.
