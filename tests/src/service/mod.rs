@@ -2,9 +2,10 @@
 //! and clients that follow scripts. One seed names one run.
 //!
 //! `machine` and `wire` are the hardware, `client` (over `nbd`) and `control` the clients, `log`, `block`, `volume` and
-//! `judge` decide whether an answer is right, `harm` what the disks have done excuses, and `audit` looks at everything after a
-//! recovery. `plan` draws what happens, with the classes of `faults` that are wanted, `run` puts lives of the machine in a row, `seeds` runs many, shrinks what fails and says how to replay it. `scarcity` lets
-//! memory run out.
+//! `judge` decide whether an answer is right, `harm` what the disks have done excuses, `audit` looks at everything after a
+//! recovery, and `recovered` holds that against the log. `plan` draws what happens, with the classes of `faults` that are
+//! wanted, `run` puts lives of the machine in a row, `seeds` runs many, shrinks what fails and says how to replay it.
+//! `scarcity` lets memory run out.
 
 mod audit;
 mod block;
@@ -17,6 +18,7 @@ mod log;
 mod machine;
 mod nbd;
 mod plan;
+mod recovered;
 mod run;
 pub mod scarcity;
 mod seeds;
