@@ -1,7 +1,8 @@
 //! A disk at one moment of its life: what is safe, and what a power loss may take, tear or leave.
 
+use super::drive::torn;
 use super::image::{Contents, Stored, weight_of};
-use super::{DiskImage, SECTOR_SIZE, SimulatedDisk, torn};
+use super::{DiskImage, SECTOR_SIZE, SimulatedDisk};
 use datum_store::device::{BLOCK_SIZE, Geometry};
 use std::rc::Rc;
 
