@@ -8,7 +8,10 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 #[derive(Clone)]
-pub struct MemoryDisk(Rc<Inner>, Rc<Troubles>);
+pub struct MemoryDisk {
+    inner: Rc<Inner>,
+    troubles: Rc<Troubles>,
+}
 
 struct Inner {
     name: String,
@@ -34,76 +37,77 @@ impl MemoryDisk {
     }
 
     pub fn with_geometry(name: &str, geometry: Geometry) -> Self {
-        Self(Rc::new(Inner { name: name.into(), geometry, blocks: RefCell::default() }), Rc::default())
+        let inner = Inner { name: name.into(), geometry, blocks: RefCell::default() };
+        Self { inner: Rc::new(inner), troubles: Rc::default() }
     }
 
     /// A disk that holds something else.
     pub fn foreign(name: &str, mebibytes: u64) -> Self {
         let disk = Self::blank(name, mebibytes);
-        disk.0.blocks.borrow_mut().insert(0, Box::new([0xeb; 4096]));
+        disk.inner.blocks.borrow_mut().insert(0, Box::new([0xeb; 4096]));
         disk
     }
 
     /// The same contents under another name.
     pub fn copy(&self, name: &str) -> Self {
-        let copy = Self::with_geometry(name, self.0.geometry);
-        *copy.0.blocks.borrow_mut() = self.0.blocks.borrow().clone();
+        let copy = Self::with_geometry(name, self.inner.geometry);
+        *copy.inner.blocks.borrow_mut() = self.inner.blocks.borrow().clone();
         copy
     }
 
     /// Every request fails from here on.
     pub fn fail(&self) {
-        self.1.failing.set(true);
+        self.troubles.failing.set(true);
     }
 
     /// The same disk, as another machine reaches it.
     pub fn elsewhere(&self) -> Self {
-        Self(self.0.clone(), Rc::default())
+        Self { inner: self.inner.clone(), troubles: Rc::default() }
     }
 
     /// The next write that begins at a block fails.
     pub fn refuse_write_at(&self, block: u64) {
-        self.1.refusing.set(Some(block));
+        self.troubles.refusing.set(Some(block));
     }
 
     /// Reads that begin at a block wait until nobody calls it stuck any more.
     pub fn stick_reads_at(&self, block: Option<u64>) {
-        self.1.stuck.set(block);
-        self.1.waiting.take().into_iter().for_each(Waker::wake);
+        self.troubles.stuck.set(block);
+        self.troubles.waiting.take().into_iter().for_each(Waker::wake);
     }
 
     pub fn written(&self) -> usize {
-        self.0.blocks.borrow().len()
+        self.inner.blocks.borrow().len()
     }
 
     fn check(&self, start: u64, count: u64) -> Result<(), DeviceError> {
-        if self.1.failing.get() {
+        if self.troubles.failing.get() {
             return Err(DeviceError::Io);
         }
         let end = start.checked_add(count).ok_or(DeviceError::OutOfRange)?;
-        if end <= self.0.geometry.blocks { Ok(()) } else { Err(DeviceError::OutOfRange) }
+        if end <= self.inner.geometry.blocks { Ok(()) } else { Err(DeviceError::OutOfRange) }
     }
 }
 
 impl BlockDevice for MemoryDisk {
     fn name(&self) -> &str {
-        &self.0.name
+        &self.inner.name
     }
     fn geometry(&self) -> Geometry {
-        self.0.geometry
+        self.inner.geometry
     }
     async fn read(&self, start: u64, mut into: Vec<Block>) -> Transfer {
         poll_fn(|context| {
-            if self.1.stuck.get() != Some(start) {
+            if self.troubles.stuck.get() != Some(start) {
                 return Poll::Ready(());
             }
-            self.1.waiting.borrow_mut().push(context.waker().clone());
+            self.troubles.waiting.borrow_mut().push(context.waker().clone());
             Poll::Pending
         })
         .await;
         let result = self.check(start, into.len() as u64);
         if result.is_ok() {
-            let blocks = self.0.blocks.borrow();
+            let blocks = self.inner.blocks.borrow();
             for (at, block) in (start..).zip(&mut into) {
                 **block = blocks.get(&at).map_or([0; 4096], |stored| **stored);
             }
@@ -112,15 +116,15 @@ impl BlockDevice for MemoryDisk {
     }
     async fn write(&self, start: u64, from: Vec<Block>) -> Transfer {
         let mut result = self.check(start, from.len() as u64);
-        if self.0.geometry.read_only {
+        if self.inner.geometry.read_only {
             result = Err(DeviceError::ReadOnly);
         }
-        if self.1.refusing.get() == Some(start) {
-            self.1.refusing.set(None);
+        if self.troubles.refusing.get() == Some(start) {
+            self.troubles.refusing.set(None);
             result = Err(DeviceError::Io);
         }
         if result.is_ok() {
-            let mut blocks = self.0.blocks.borrow_mut();
+            let mut blocks = self.inner.blocks.borrow_mut();
             blocks.extend((start..).zip(from.iter().cloned()));
         }
         (from, result)
@@ -131,7 +135,7 @@ impl BlockDevice for MemoryDisk {
     async fn discard(&self, start: u64, count: u64) -> Result<(), DeviceError> {
         self.check(start, count)?;
         // What was discarded may read as anything: make it something.
-        let mut blocks = self.0.blocks.borrow_mut();
+        let mut blocks = self.inner.blocks.borrow_mut();
         let kept: Vec<u64> = blocks.range(start..start + count).map(|(at, _)| *at).collect();
         kept.iter().for_each(|at| drop(blocks.insert(*at, Box::new([0xdd; 4096]))));
         Ok(())
