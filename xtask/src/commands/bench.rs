@@ -43,8 +43,8 @@ struct Own {
     /// Also write the figures to this file.
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
-    /// Only measurements whose names contain one of these: start, size, idle, cost, points, changes, open, memory,
-    /// instructions, scale.
+    /// Only measurements whose names contain one of these: start, size, idle, cost, points, release, changes, open,
+    /// memory, instructions, scale.
     filters: Vec<String>,
 }
 
