@@ -50,11 +50,38 @@ pub(crate) struct Rotor {
     pub(crate) blocks: [u64; MEMBERS_MAX],
 }
 
+/// Free runs at hand, and how many blocks they have together: in a pool long in use a run may be a single block.
+#[derive(Default)]
+struct Window {
+    runs: VecDeque<Run>,
+    blocks: u64,
+}
+
+impl Window {
+    fn add(&mut self, run: Run) {
+        self.blocks += run.blocks;
+        self.runs.push_back(run);
+    }
+
+    /// Blocks from the front, as many as lie together there and are wanted.
+    fn take(&mut self, at_most: u64) -> Option<Run> {
+        let front = self.runs.front_mut()?;
+        let run = Run { address: front.address, blocks: front.blocks.min(at_most) };
+        front.address.0 += run.blocks;
+        front.blocks -= run.blocks;
+        if front.blocks == 0 {
+            self.runs.pop_front();
+        }
+        self.blocks -= run.blocks;
+        Some(run)
+    }
+}
+
 /// The space of a pool.
 pub(crate) struct Space {
     /// Blocks of each member.
     pub(crate) members: Vec<u64>,
-    windows: [VecDeque<Run>; 2],
+    windows: [Window; 2],
     pub(crate) rotors: [Rotor; 2],
     /// Everything taken from the map that the map does not show yet.
     pub(crate) taken: RunSet,
@@ -170,7 +197,7 @@ impl Space {
 
     /// Blocks in the windows that `purpose` could take.
     pub(crate) fn window_blocks(&self, purpose: Purpose) -> u64 {
-        let of = |p: Purpose| self.windows[p as usize].iter().map(|run| run.blocks).sum::<u64>();
+        let of = |purpose: Purpose| self.windows[purpose as usize].blocks;
         // Metadata may borrow from the data window: a commit must not stop for want of neighbours.
         of(purpose) + if purpose == Purpose::Metadata { of(Purpose::Data) } else { 0 }
     }
@@ -179,7 +206,7 @@ impl Space {
     pub(crate) fn add_window(&mut self, purpose: Purpose, run: Run) {
         let free = self.taken.insert(run);
         self.witness.demand(free, format_args!("{} is free and taken", run.address));
-        self.windows[purpose as usize].push_back(run);
+        self.windows[purpose as usize].add(run);
     }
 
     /// The step that begins now takes so many blocks for metadata at most.
@@ -193,7 +220,9 @@ impl Space {
         let left = self.promised.get().checked_sub(1);
         self.witness.demand(left.is_some(), format_args!("a tree takes more blocks than were counted"));
         self.promised.set(left.unwrap_or(0));
-        let run = self.take(Purpose::Metadata, 1).or_else(|| self.take(Purpose::Data, 1));
+        let run = self.windows[Purpose::Metadata as usize]
+            .take(1)
+            .or_else(|| self.windows[Purpose::Data as usize].take(1));
         let Some(run) = run else {
             self.nowhere -= 1;
             return Address(self.nowhere);
@@ -207,18 +236,6 @@ impl Space {
         self.witness.demand(new, format_args!("{} becomes part of two trees", run.address));
     }
 
-    fn take(&mut self, purpose: Purpose, at_most: u64) -> Option<Run> {
-        let window = &mut self.windows[purpose as usize];
-        let front = window.front_mut()?;
-        let run = Run { address: front.address, blocks: front.blocks.min(at_most) };
-        front.address.0 += run.blocks;
-        front.blocks -= run.blocks;
-        if front.blocks == 0 {
-            window.pop_front();
-        }
-        Some(run)
-    }
-
     /// Reserves blocks for data about to be written; `None` where the window holds too few.
     pub(crate) fn reserve(&mut self, blocks: u64) -> Option<Vec<Run>> {
         if self.window_blocks(Purpose::Data) < blocks {
@@ -229,7 +246,7 @@ impl Space {
         let mut left = blocks;
         let mut runs = Vec::new();
         while left > 0 {
-            let run = self.take(Purpose::Data, left)?;
+            let run = self.windows[Purpose::Data as usize].take(left)?;
             left -= run.blocks;
             runs.push(run);
         }
@@ -239,7 +256,7 @@ impl Space {
     /// Gives a reservation back whose device writes have ended.
     pub(crate) fn unreserve(&mut self, run: Run) {
         self.reserved -= run.blocks;
-        self.windows[Purpose::Data as usize].push_back(run);
+        self.windows[Purpose::Data as usize].add(run);
     }
 
     /// A device refused to write a reserved run: nobody gets it before the pool is opened again.
@@ -283,7 +300,7 @@ impl Space {
     pub(crate) fn drop_claims(&mut self) {
         self.taken.clear();
         self.reserved = 0;
-        let held: Vec<Run> = self.allocated.iter().chain(self.windows.iter().flatten().copied()).collect();
+        let held: Vec<Run> = self.allocated.iter().chain(self.window_runs()).collect();
         for run in held {
             let once = self.taken.insert(run);
             self.witness.demand(once, format_args!("{} is held twice", run.address));
@@ -338,6 +355,23 @@ impl Space {
 
     /// A run of each window from which a commit's blocks may come.
     pub(crate) fn window_runs(&self) -> impl Iterator<Item = Run> + '_ {
-        self.windows.iter().flatten().copied()
+        self.windows.iter().flat_map(|window| &window.runs).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_knows_how_many_blocks_it_has() {
+        let mut window = Window::default();
+        for (start, blocks) in [(10, 3), (20, 1), (30, 5)] {
+            window.add(Run { address: Address(start), blocks });
+        }
+        let taken: Vec<_> =
+            core::iter::from_fn(|| window.take(2).map(|run| (run.address.0, run.blocks, window.blocks)))
+                .collect();
+        assert_eq!(taken, [(10, 2, 7), (12, 1, 6), (20, 1, 5), (30, 2, 3), (32, 2, 1), (34, 1, 0)]);
     }
 }
