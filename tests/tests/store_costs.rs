@@ -170,20 +170,20 @@ fn requests_stay_within_their_budgets() {
         let first = world.place(1);
         block_on(world.image.read(first, 1)).expect("read");
     });
-    keep_within(&mut over, "a read of 4 KiB", counts, Budget { reads: 1.0, allocations: 9.0, ..NOTHING });
+    keep_within(&mut over, "a read of 4 KiB", counts, Budget { reads: 1.0, allocations: 3.0, ..NOTHING });
 
     let counts = world.cost(|world| {
         let first = world.place(32);
         block_on(world.image.read(first, 32)).expect("read");
     });
-    keep_within(&mut over, "a read of 128 KiB", counts, Budget { reads: 1.0, allocations: 45.0, ..NOTHING });
+    keep_within(&mut over, "a read of 128 KiB", counts, Budget { reads: 1.0, allocations: 34.0, ..NOTHING });
 
     let counts = world.cost(|world| {
         let (first, data) = (world.place(1), blocks(1));
         block_on(world.image.write(first, data)).expect("written");
         block_on(world.image.flush()).expect("flushed");
     });
-    let most = Budget { writes: 2.0, written_blocks: 2.0, flushes: 1.0, allocations: 35.0, ..NOTHING };
+    let most = Budget { writes: 2.0, written_blocks: 2.0, flushes: 1.0, allocations: 25.0, ..NOTHING };
     keep_within(&mut over, "a write of 4 KiB and a flush", counts, most);
     block_on(world.pool.commit()).expect("committed");
 
@@ -195,7 +195,7 @@ fn requests_stay_within_their_budgets() {
         &mut over,
         "a write of 4 KiB",
         counts,
-        Budget { writes: 1.0, written_blocks: 1.0, allocations: 24.0, ..NOTHING },
+        Budget { writes: 1.0, written_blocks: 1.0, allocations: 15.0, ..NOTHING },
     );
     block_on(world.pool.commit()).expect("committed");
 
@@ -210,7 +210,7 @@ fn requests_stay_within_their_budgets() {
         &mut over,
         "a write of 128 KiB",
         counts,
-        Budget { writes: 1.1, written_blocks: 32.0, allocations: 62.0, ..NOTHING },
+        Budget { writes: 1.1, written_blocks: 32.0, allocations: 46.0, ..NOTHING },
     );
     assert!(over.is_empty(), "{}", over.join("; "));
 }

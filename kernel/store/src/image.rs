@@ -19,7 +19,7 @@ use crate::types::{BlockIndex, Epoch, ExtentPage, ObjectId, View};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::ops::Range;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 
 /// An open volume or checkpoint. Any number may be open, and calls run concurrently. An open checkpoint
 /// keeps its space even when it is deleted. After its volume is deleted every call fails with `NotFound`.
@@ -126,10 +126,11 @@ impl<D: BlockDevice> Image<D> {
     /// `Invalid` beyond the end, `Corrupt` where a block is not what was written, `Io`, `NoMemory`.
     pub async fn read(&self, first: BlockIndex, count: u64) -> Result<Vec<Option<Block>>> {
         let _inside = self.enter().await;
-        self.read_inside(first, count).await.map(|blocks| blocks.into_iter().map(|b| b.0).collect())
+        self.read_inside(first, count).await.map(|(blocks, _)| blocks)
     }
 
-    async fn read_inside(&self, first: BlockIndex, count: u64) -> Result<Vec<(Option<Block>, Pointer)>> {
+    /// The blocks, and what points to them.
+    async fn read_inside(&self, first: BlockIndex, count: u64) -> Result<(Vec<Option<Block>>, Vec<Pointer>)> {
         check_request(count)?;
         let _guard = self.shell.read_guard();
         let pointers = self
@@ -145,14 +146,15 @@ impl<D: BlockDevice> Image<D> {
         self.shell.engine.borrow_mut().counters.data_blocks_read +=
             pointers.iter().filter(|pointer| !pointer.is_hole()).count() as u64;
         let runs = pointers.chunk_by(|a, b| !a.is_hole() && a.address.0.checked_add(1) == Some(b.address.0));
-        let reads = join_all(runs.map(|run| self.read_run(run))).await;
-        let mut blocks = Vec::new();
-        blocks.try_reserve_exact(pointers.len()).map_err(|_| Error::no_memory())?;
-        let mut pointers = pointers.into_iter();
-        for run in reads {
-            blocks.extend(run?.into_iter().zip(pointers.by_ref()));
+        let mut reads = runs.map(|run| self.read_run(run));
+        let Some(first) = reads.next() else { return Ok(Default::default()) };
+        let (first, others) = join(first, join_all(reads)).await;
+        let mut blocks = first?;
+        blocks.try_reserve_exact(pointers.len() - blocks.len()).map_err(|_| Error::no_memory())?;
+        for other in others {
+            blocks.extend(other?);
         }
-        Ok(blocks)
+        Ok((blocks, pointers))
     }
 
     /// Reads adjacent blocks and verifies each.
@@ -204,13 +206,12 @@ impl<D: BlockDevice> Image<D> {
         }
         let _inside = self.enter().await;
         loop {
-            let Some((old, pointer)) = self.read_inside(block, 1).await?.into_iter().next() else {
-                return Err(beyond_end(block));
-            };
+            let (mut old, pointers) = self.read_inside(block, 1).await?;
+            let Some((old, pointer)) = old.pop().zip(pointers.first()) else { return Err(beyond_end(block)) };
             let mut new = old.unwrap_or_else(zeroed_block);
             new[offset..offset + bytes.len()].copy_from_slice(bytes);
             // Somebody else may have changed the block since it was read; then the other bytes are stale.
-            if self.write_inside(block, alloc::vec![new], Some(pointer)).await? {
+            if self.write_inside(block, alloc::vec![new], Some(*pointer)).await? {
                 return Ok(());
             }
         }

@@ -282,9 +282,11 @@ impl<T: DeviceTransport> Engine<T> {
     fn end_part(&mut self, completion: &Completion<Part>) {
         let part = completion.owner;
         let status = self.slots.status(part.slot);
-        let identity = self.slots.identity(part.slot);
         self.slots.release(part.slot);
         let Some(operation) = self.operations.get_mut(part.operation) else { return };
+        if operation.kind == Kind::Identify {
+            operation.finished.identity = self.slots.identity(part.slot);
+        }
         operation.parts_in_flight -= 1;
         let (outcome, fault) = match status {
             Status::Ok if completion.written < part.written => {
@@ -295,7 +297,6 @@ impl<T: DeviceTransport> Engine<T> {
             Status::Unsupported => (Err(BlockError::Unsupported), None),
             Status::Meaningless => (Err(BlockError::Broken), Some(Fault::WrongAnswer)),
         };
-        operation.finished.identity = identity;
         // The first error of an operation is the one reported.
         operation.finished.outcome = operation.finished.outcome.and(outcome);
         if let Some(fault) = fault {
