@@ -16,7 +16,10 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::compare::{Hosted, Load, Order, Session, build_hosted, build_hosted_variant};
+use super::compare::{
+    Hosted, Load, Order, Session, build_hosted, build_hosted_variant, build_variant, make_points,
+};
+use super::report::median;
 use super::{Bench, Report, boot, volume};
 use crate::qemu::{Accelerator, Port};
 use crate::shell;
@@ -27,9 +30,12 @@ const SIZE: u64 = 64 << 20;
 /// Requests of the shorter run; the longer one has as many more.
 const REQUESTS: u64 = 1500;
 
-/// Blocks that the appliance's clients move in each load, and the least requests that do.
-const GUEST_BLOCKS: u64 = 20_000;
-const GUEST_REQUESTS_MIN: u64 = 2_000;
+/// Requests of a round of each load for each that is under way at once, and the rounds.
+const GUEST_REQUESTS: u64 = 1_000;
+const GUEST_ROUNDS: u64 = 5;
+
+/// Room for what 10,000 checkpoints keep, four times.
+const GUEST_DISK_BYTES: u64 = 1 << 30;
 
 /// What is counted: a name, the load, and how many blocks of 4 KiB one of its requests has.
 const LOADS: [(&str, Load); 8] = [
@@ -51,34 +57,67 @@ const fn sequential(read_percent: u64) -> Load {
     Load { read_percent, length: 128 << 10, depth: 8, order: Order::Sequential, flush: false }
 }
 
-pub(super) fn all(bench: &Bench, report: &mut Report) -> Result<()> {
-    hosted(report)?;
-    if bench.accelerator == Accelerator::Tcg {
-        guest(bench, report)?;
+/// An appliance whose instructions are counted: what it is called in the report, the patch that leaves a part of it
+/// out, how many checkpoints its volume has, and the most that it may take of what the appliance as it is takes.
+struct Kind {
+    name: &'static str,
+    variant: Option<&'static str>,
+    points: u64,
+    goal: Option<&'static str>,
+}
+
+const KINDS: [Kind; 4] = [
+    Kind { name: "as it is", variant: None, points: 0, goal: None },
+    Kind { name: "10,000 checkpoints", variant: None, points: 10_000, goal: Some("at most 1.05") },
+    Kind { name: "change ids left out", variant: Some("untracked"), points: 0, goal: Some("at least 0.98") },
+    Kind { name: "no store", variant: Some("passthrough"), points: 0, goal: None },
+];
+
+/// What the guest executes for each block of each load, and what it would with a part left out or with many checkpoints.
+pub(super) fn guest(bench: &Bench, report: &mut Report) -> Result<()> {
+    if bench.accelerator != Accelerator::Tcg {
+        return Ok(());
+    }
+    let plugin = build_counter()?;
+    let mut whole = Vec::new();
+    for kind in &KINDS {
+        let kernel = kind.variant.map_or_else(|| Ok(bench.kernel.clone()), build_variant)?;
+        for (index, each) in for_blocks(bench, kind, &kernel, &plugin)?.into_iter().enumerate() {
+            let name = format!("in the guest, {}, {}", LOADS[index].0, kind.name);
+            report.add(format!("{name}: instructions for 4 KiB"), each.round(), "", None);
+            match whole.get(index) {
+                Some(whole) => report.add(format!("{name}: of those as it is"), each / whole, "", kind.goal),
+                None => whole.push(each),
+            }
+        }
     }
     Ok(())
 }
 
-/// What the guest executes for each block, from the first request until all is flushed.
-fn guest(bench: &Bench, report: &mut Report) -> Result<()> {
-    let plugin = build_counter()?;
-    let (directory, machine) = bench.machine(8 * SIZE)?;
+/// The same of each load for one appliance, medians of the rounds, each from its first request until all is flushed.
+fn for_blocks(bench: &Bench, kind: &Kind, kernel: &Path, plugin: &Path) -> Result<Vec<f64>> {
+    let directory = tempfile::Builder::new().prefix("datum-bench-").tempdir()?;
     let counter = directory.path().join("instructions");
-    let machine = machine.argument("-plugin");
+    let machine = bench.machine_of(kernel, directory.path(), GUEST_DISK_BYTES).argument("-plugin");
     let machine = machine.argument(format!("file={},count={}", plugin.display(), counter.display()));
     let (appliance, mut control) = boot(&machine)?;
     volume(&mut control, "db", SIZE)?;
-    let mut session = Session::connect(&appliance.socket(Port::Nbd(0)), "db", SIZE)?;
+    let socket = appliance.socket(Port::Nbd(0));
+    make_points(&socket, &mut control, SIZE, kind.points)?;
+    let mut session = Session::connect(&socket, "db", SIZE)?;
     session.fill()?;
-    for (name, load) in &LOADS {
-        let blocks = u64::from(load.length) / 4096;
-        let requests = (GUEST_BLOCKS / blocks).max(GUEST_REQUESTS_MIN);
-        let before = counted(&counter)?;
-        session.run_requests(load, requests)?;
-        let each = (counted(&counter)? - before) as f64 / (requests * blocks) as f64;
-        report.add(format!("in the guest, {name}: instructions for 4 KiB"), each.round(), "", None);
+    let mut each = vec![Vec::new(); LOADS.len()];
+    for round in 0..GUEST_ROUNDS {
+        for ((_, load), each) in LOADS.iter().zip(&mut each) {
+            let blocks = u64::from(load.length) / 4096;
+            let requests = GUEST_REQUESTS * load.depth as u64;
+            let before = counted(&counter)?;
+            session.send_requests(load, requests, round)?;
+            session.flush()?;
+            each.push((counted(&counter)? - before) as f64 / (requests * blocks) as f64);
+        }
     }
-    Ok(())
+    Ok(each.into_iter().map(median).collect())
 }
 
 pub(super) fn counted(counter: &Path) -> Result<u64> {
@@ -98,7 +137,8 @@ pub(super) fn build_counter() -> Result<PathBuf> {
     files.context("cargo built no plugin")
 }
 
-fn hosted(report: &mut Report) -> Result<()> {
+/// What the hosted binary takes for each block.
+pub(super) fn hosted(_: &Bench, report: &mut Report) -> Result<()> {
     ensure!(shell::find_program("valgrind").is_some(), "install valgrind (in Debian the package valgrind)");
     let (program, untracked) = (build_hosted()?, build_hosted_variant("untracked")?);
     for (name, load) in &LOADS {

@@ -85,7 +85,7 @@ impl Bench {
     /// Takes every measurement whose name contains one of `filters`; all where there is none. One that fails is
     /// reported as such, and the others go on.
     pub fn run(&self, filters: &[String]) -> Result<Report> {
-        let all: [(&str, Measure); 11] = [
+        let all: [(&str, Measure); 12] = [
             ("start", start::hello),
             ("size", start::size),
             ("idle", start::idle),
@@ -95,7 +95,8 @@ impl Bench {
             ("changes", changes::all),
             ("open", opening::all),
             ("memory", memory::against_size),
-            ("instructions", instructions::all),
+            ("instructions-hosted", instructions::hosted),
+            ("instructions-guest", instructions::guest),
             ("scale", scale::small_machine),
         ];
         let mut report = Report::new(self.accelerator);
@@ -112,12 +113,17 @@ impl Bench {
     /// A machine with one sparse disk, and the directory it lives in.
     fn machine(&self, disk_bytes: u64) -> Result<(TempDir, Machine)> {
         let directory = tempfile::Builder::new().prefix("datum-bench-").tempdir()?;
-        let machine = Machine::new(&self.kernel, directory.path().join("run"))
-            .accelerator(self.accelerator)
-            .disk(Disk::file(directory.path().join("disk.img"), disk_bytes).serial("disk0"))
-            .option("pool=auto")
-            .option("panic=exit");
+        let machine = self.machine_of(&self.kernel, directory.path(), disk_bytes);
         Ok((directory, machine))
+    }
+
+    /// The same of any kernel, in a directory that its caller keeps.
+    fn machine_of(&self, kernel: &Path, directory: &Path, disk_bytes: u64) -> Machine {
+        Machine::new(kernel, directory.join("run"))
+            .accelerator(self.accelerator)
+            .disk(Disk::file(directory.join("disk.img"), disk_bytes).serial("disk0"))
+            .option("pool=auto")
+            .option("panic=exit")
     }
 }
 

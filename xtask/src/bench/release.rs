@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::compare::{Hosted, Load, Order, Session, allocate, build_hosted};
 use super::instructions::{build_counter, counted};
+use super::report::median;
 use super::{Bench, Report, boot, metrics, sample, volume};
 use crate::control::Client;
 use crate::qemu::{Accelerator, Disk, Machine, Port};
@@ -183,11 +184,6 @@ fn times(
         report.latency(&format!("{what}: the rest of the release, with no load"), &mut ends, None);
     }
     Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Overwrites the volume at random, so that its blocks lie in no order.

@@ -41,13 +41,8 @@ impl Guest {
     /// With so many checkpoints of its volume, each after one more write.
     pub(super) fn with_points(run: &Compare, directory: &Path, count: u64) -> Result<Box<dyn Peer>> {
         let mut guest = Guest::boot(run, &run.kernel, directory)?;
-        let mut client = nbd::Client::connect(&guest.socket(), VOLUME)?;
-        for number in 0..count {
-            client.write(number * 7919 % (run.size / BLOCK) * BLOCK, &[0xa5; BLOCK as usize])?;
-            let point = json!({ "volumes": [VOLUME], "name": format!("kept{number}") });
-            guest.control.call("checkpoint.create", point)?;
-        }
-        client.disconnect()?;
+        let socket = guest.socket();
+        make_points(&socket, &mut guest.control, run.size, count)?;
         Ok(Box::new(guest))
     }
 
@@ -192,6 +187,22 @@ pub(in crate::bench) fn allocate(directory: &Path, bytes: u64) -> Result<PathBuf
     }
     file.sync_data()?;
     Ok(path)
+}
+
+/// So many checkpoints of a volume of `size` bytes, each after one more write.
+pub(in crate::bench) fn make_points(
+    socket: &Path,
+    control: &mut Client,
+    size: u64,
+    count: u64,
+) -> Result<()> {
+    let mut client = nbd::Client::connect(socket, VOLUME)?;
+    for number in 0..count {
+        client.write(number * 7919 % (size / BLOCK) * BLOCK, &[0xa5; BLOCK as usize])?;
+        let point = json!({ "volumes": [VOLUME], "name": format!("kept{number}") });
+        control.call("checkpoint.create", point)?;
+    }
+    Ok(client.disconnect()?)
 }
 
 fn make_point(control: &mut Client) -> Result<bool> {

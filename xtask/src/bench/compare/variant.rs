@@ -15,7 +15,7 @@ use crate::{kernel, shell};
 const DIRECTORY: &str = "tests/variants";
 
 /// Builds the kernel of a variant.
-pub(super) fn build(name: &str) -> Result<PathBuf> {
+pub(in crate::bench) fn build(name: &str) -> Result<PathBuf> {
     let mut cargo = tree(name)?.cargo(&["build", "--locked", "--release"]);
     cargo.args(["--package", kernel::PACKAGE, "--target", BARE_TARGET]);
     shell::say(shell::describe(&cargo));
