@@ -300,3 +300,46 @@ fn a_release_gives_way_in_the_gaps_between_requests() {
     assert!(poll_for(alone.as_mut(), 20_000).is_none());
     assert_eq!(pool.status().releases_pending, 0);
 }
+
+/// Who looks once at everything there is takes little from those who need the same few nodes all the time. These use each
+/// of theirs once for every 256 that the scan brings, in memory for two and a half times as many as they have.
+#[test]
+fn a_scan_leaves_in_memory_most_of_what_others_use() {
+    const HOT: u64 = 400;
+    const LEAVES: u64 = 8_000;
+    let setup = Setup { members: vec![200_000], cache_blocks: 1_024, ..Setup::small(8) };
+    let mut story = Story::with(&setup, LEAVES * 128);
+    story.create("hot", HOT * 128);
+    for (volume, leaves) in [("v", LEAVES), ("hot", HOT)] {
+        for leaf in 0..leaves {
+            let image = story.world.image(volume);
+            let bytes = story.world.contents.bytes(1);
+            story.world.executor.run(image.write(BlockIndex(leaf * 128), vec![bytes])).expect("written");
+        }
+    }
+    story.commit();
+    let (scanned, hot) = (story.world.image("v"), story.world.image("hot"));
+    let reads = |story: &mut Story, from: u64, count: u64| {
+        let before = story.world.pool().counters().node_reads;
+        for i in from..from + count {
+            let block = BlockIndex(i * 7919 % HOT * 128);
+            story.world.executor.run(hot.read(block, 1)).expect("read");
+        }
+        story.world.pool().counters().node_reads - before
+    };
+    reads(&mut story, 0, 10 * HOT);
+    assert_eq!(reads(&mut story, 0, HOT), 0, "it all has room");
+    let mut missed = 0;
+    let (mut at, mut round, before) = (BlockIndex(0), 0, story.world.pool().counters().node_reads);
+    loop {
+        let page = scanned.extents(at, BlockIndex(LEAVES * 128), View::Allocation, 64);
+        let page = story.world.executor.run(page).expect("a page");
+        missed += reads(&mut story, round * 50, 50);
+        round += 1;
+        let Some(next) = page.next else { break };
+        at = next;
+    }
+    let all = story.world.pool().counters().node_reads - before;
+    assert!(all - missed > LEAVES, "the scan read all leaves");
+    assert!(missed * 20 <= round * 50, "{missed} of {} uses found their node gone", round * 50);
+}
