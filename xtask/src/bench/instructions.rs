@@ -30,6 +30,9 @@ const SIZE: u64 = 64 << 20;
 /// Requests of the shorter run; the longer one has as many more.
 const REQUESTS: u64 = 1500;
 
+/// How often writes in order are counted with and without tracking: one commit more in a run shows.
+const PRICE_ROUNDS: usize = 5;
+
 /// Requests of a round of each load for each that is under way at once, and the rounds.
 const GUEST_REQUESTS: u64 = 1_000;
 const GUEST_ROUNDS: u64 = 5;
@@ -145,10 +148,13 @@ pub(super) fn hosted(_: &Bench, report: &mut Report) -> Result<()> {
     ensure!(shell::find_program("valgrind").is_some(), "install valgrind (in Debian the package valgrind)");
     let (program, untracked) = (build_hosted()?, build_hosted_variant("untracked")?);
     for (name, load) in &LOADS {
-        let each = for_a_block(&program, load)?;
+        let has_price = load.read_percent == 0 && load.order == Order::Sequential;
+        let rounds = if has_price { PRICE_ROUNDS } else { 1 };
+        let of = |program: &Path| (0..rounds).map(|_| for_a_block(program, load)).collect::<Result<_>>();
+        let each = median(of(&program)?);
         report.add(format!("{name}: instructions for 4 KiB"), each.round(), "", None);
-        if load.read_percent == 0 && load.order == Order::Sequential {
-            let without = for_a_block(&untracked, load)?;
+        if has_price {
+            let without = median(of(&untracked)?);
             report.add(format!("{name}, change ids left out: the same"), without.round(), "", None);
             let price = (each / without - 1.0) * 100.0;
             report.add(format!("{name}: tracking's own price"), price, "%", Some("at most 2"));
