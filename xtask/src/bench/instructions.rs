@@ -61,7 +61,7 @@ const fn sequential(read_percent: u64) -> Load {
 }
 
 /// An appliance whose instructions are counted: what it is called in the report, the patch that leaves a part of it
-/// out, how many checkpoints its volume has, and the most that it may take of what the appliance as it is takes.
+/// out, how many checkpoints its volume has, and what it is to take of what the appliance as it is takes.
 struct Kind {
     name: &'static str,
     variant: Option<&'static str>,
