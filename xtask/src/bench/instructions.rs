@@ -21,7 +21,7 @@ use super::compare::{
 };
 use super::report::median;
 use super::{Bench, Report, boot, volume};
-use crate::qemu::{Accelerator, Port};
+use crate::qemu::{Accelerator, Machine, Port};
 use crate::shell;
 use crate::workspace::items;
 
@@ -103,9 +103,8 @@ pub(super) fn guest(bench: &Bench, report: &mut Report) -> Result<()> {
 /// The same of each load for one appliance, medians of the rounds, each from its first request until all is flushed.
 fn for_blocks(bench: &Bench, kind: &Kind, kernel: &Path, plugin: &Path) -> Result<Vec<f64>> {
     let directory = tempfile::Builder::new().prefix("datum-bench-").tempdir()?;
-    let counter = directory.path().join("instructions");
-    let machine = bench.machine_of(kernel, directory.path(), GUEST_DISK_BYTES).argument("-plugin");
-    let machine = machine.argument(format!("file={},count={}", plugin.display(), counter.display()));
+    let machine = bench.machine_of(kernel, directory.path(), GUEST_DISK_BYTES);
+    let (machine, counter) = counting(machine, plugin, directory.path());
     let (appliance, mut control) = boot(&machine)?;
     volume(&mut control, "db", SIZE)?;
     let socket = appliance.socket(Port::Nbd(0));
@@ -124,6 +123,13 @@ fn for_blocks(bench: &Bench, kind: &Kind, kernel: &Path, plugin: &Path) -> Resul
         }
     }
     Ok(each.into_iter().map(median).collect())
+}
+
+/// The machine with its instructions counted, and the file that holds their number.
+pub(super) fn counting(machine: Machine, plugin: &Path, directory: &Path) -> (Machine, PathBuf) {
+    let counter = directory.join("instructions");
+    let plugin = format!("file={},count={}", plugin.display(), counter.display());
+    (machine.argument("-plugin").argument(plugin), counter)
 }
 
 pub(super) fn counted(counter: &Path) -> Result<u64> {

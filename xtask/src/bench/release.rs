@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::compare::{Hosted, Load, Order, Session, allocate, build_hosted};
-use super::instructions::{build_counter, counted};
+use super::instructions::{build_counter, counted, counting};
 use super::report::median;
 use super::{Bench, Report, boot, metrics, sample, volume};
 use crate::control::Client;
@@ -72,9 +72,7 @@ pub(super) fn all(bench: &Bench, report: &mut Report) -> Result<()> {
 fn instructions(bench: &Bench, report: &mut Report) -> Result<()> {
     let plugin = build_counter()?;
     let directory = tempfile::Builder::new().prefix("datum-bench-").tempdir()?;
-    let counter = directory.path().join("instructions");
-    let machine = machine(bench, directory.path())?.argument("-plugin");
-    let machine = machine.argument(format!("file={},count={}", plugin.display(), counter.display()));
+    let (machine, counter) = counting(machine(bench, directory.path())?, &plugin, directory.path());
     let (appliance, mut control) = boot(&machine)?;
     volume(&mut control, "db", SIZE)?;
     let mut session = Session::connect(&appliance.socket(Port::Nbd(0)), "db", SIZE)?;
