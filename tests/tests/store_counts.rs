@@ -33,6 +33,28 @@ fn an_acknowledged_write_costs_two_writes_and_one_flush() {
     }
 }
 
+/// A commit's nodes lie together, and what it writes are a few requests, also when there were far more of them than a
+/// window of free blocks holds. Between data, they would cost a request each, and cut what data could write together.
+#[test]
+fn nodes_do_not_lie_among_data() {
+    const LEAVES: u64 = 256;
+    let setup = Setup { members: vec![64 << 10], cache_blocks: 4096, ..Setup::small(10) };
+    let mut story = Story::with(&setup, LEAVES * 128);
+    let (mut nodes, mut requests) = (0, 0);
+    for round in 0..16 {
+        for leaf in 0..LEAVES {
+            story.w(leaf * 128 + round);
+        }
+        let before = story.world.pool().counters();
+        story.commit();
+        let after = story.world.pool().counters();
+        nodes += after.node_writes - before.node_writes;
+        requests += after.device_writes - before.device_writes;
+    }
+    assert!(nodes > 16 * LEAVES, "only {nodes} nodes");
+    assert!(requests * 16 < nodes, "{requests} requests for {nodes} nodes");
+}
+
 /// A flush touches only members that were written since the last one.
 #[test]
 fn a_flush_with_nothing_to_do_costs_nothing() {

@@ -184,7 +184,8 @@ impl Engine {
         }
     }
 
-    /// Moves free blocks from the durable map into a window; false where there are none left to move.
+    /// Moves free blocks from the durable map into a window; false where there are none left to move. Metadata is lent some
+    /// of data's then.
     ///
     /// What a freeze has just returned to the map can be taken only once its commit is durable: until then a
     /// crash leads back to a state in which those blocks are listed as freed.
@@ -207,7 +208,7 @@ impl Engine {
                 block = (block / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS;
             }
         }
-        Ok(false)
+        Ok(purpose == Purpose::Metadata && self.forest.space.lend_to_metadata())
     }
 
     /// The first chunk of a member, from `chunk` on, that is not fully allocated.

@@ -20,6 +20,9 @@ use core::ops::Range;
 /// Blocks that one block of the free map describes, a bit each.
 pub(crate) const CHUNK_BLOCKS: u64 = 32_768;
 
+/// Blocks that metadata borrows from data at a time.
+const LENT_BLOCKS: u64 = 64;
+
 /// Data and metadata are kept apart, so that neighbours in time become neighbours on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -195,11 +198,9 @@ impl Space {
         }
     }
 
-    /// Blocks in the windows that `purpose` could take.
+    /// Blocks in the window that `purpose` takes from.
     pub(crate) fn window_blocks(&self, purpose: Purpose) -> u64 {
-        let of = |purpose: Purpose| self.windows[purpose as usize].blocks;
-        // Metadata may borrow from the data window: a commit must not stop for want of neighbours.
-        of(purpose) + if purpose == Purpose::Metadata { of(Purpose::Data) } else { 0 }
+        self.windows[purpose as usize].blocks
     }
 
     /// Adds free blocks found in the map to a window.
@@ -207,6 +208,19 @@ impl Space {
         let free = self.taken.insert(run);
         self.witness.demand(free, format_args!("{} is free and taken", run.address));
         self.windows[purpose as usize].add(run);
+    }
+
+    /// Moves some free blocks of data's window to that of metadata, when the map has none left: a commit must not stop for
+    /// want of neighbours. False where data has none either.
+    pub(crate) fn lend_to_metadata(&mut self) -> bool {
+        let mut left = LENT_BLOCKS;
+        while left > 0
+            && let Some(run) = self.windows[Purpose::Data as usize].take(left)
+        {
+            left -= run.blocks;
+            self.windows[Purpose::Metadata as usize].add(run);
+        }
+        left < LENT_BLOCKS
     }
 
     /// The step that begins now takes so many blocks for metadata at most.
@@ -220,10 +234,7 @@ impl Space {
         let left = self.promised.get().checked_sub(1);
         self.witness.demand(left.is_some(), format_args!("a tree takes more blocks than were counted"));
         self.promised.set(left.unwrap_or(0));
-        let run = self.windows[Purpose::Metadata as usize]
-            .take(1)
-            .or_else(|| self.windows[Purpose::Data as usize].take(1));
-        let Some(run) = run else {
+        let Some(run) = self.windows[Purpose::Metadata as usize].take(1) else {
             self.nowhere -= 1;
             return Address(self.nowhere);
         };
