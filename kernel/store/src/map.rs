@@ -84,10 +84,21 @@ fn flip(block: &mut Block, run: Run, allocated: bool) -> bool {
     })
 }
 
-/// Whether a block is allocated according to its chunk's bitmap; a hole of the map is all free.
-pub(crate) fn is_allocated(chunk: Option<&Block>, block: u64) -> bool {
-    let bit = block % CHUNK_BLOCKS;
-    chunk.is_some_and(|bits| bits[(bit / 8) as usize] >> (bit % 8) & 1 == 1)
+/// The first block of a range, all in one chunk, that is allocated, or that is free, by the chunk's bitmap; the range's end
+/// where none is. A hole of the map is all free.
+fn first(chunk: Option<&Block>, blocks: Range<u64>, allocated: bool) -> u64 {
+    let mut at = blocks.start;
+    while at < blocks.end {
+        let bit = at % CHUNK_BLOCKS;
+        let bits = chunk.map_or(0, |chunk| word(chunk, (bit / 64) as usize));
+        let matching = if allocated { bits } else { !bits };
+        let wanted = matching >> (bit % 64);
+        if wanted != 0 {
+            return blocks.end.min(at + u64::from(wanted.trailing_zeros()));
+        }
+        at += 64 - bit % 64;
+    }
+    blocks.end
 }
 
 impl Engine {
@@ -190,9 +201,19 @@ impl Engine {
     /// What a freeze has just returned to the map can be taken only once its commit is durable: until then a
     /// crash leads back to a state in which those blocks are listed as freed.
     pub(crate) fn refill_window(&mut self, purpose: Purpose) -> Step<bool> {
+        if !self.forest.space.map_is_dry {
+            if self.search_map(purpose)? {
+                return Ok(true);
+            }
+            self.forest.space.map_is_dry = true;
+        }
+        Ok(purpose == Purpose::Metadata && self.forest.space.lend_to_metadata())
+    }
+
+    /// Every member from where the last window ended, then every member from its start.
+    fn search_map(&mut self, purpose: Purpose) -> Step<bool> {
         let members = self.forest.space.members.len();
         let Rotor { member: first, blocks } = self.forest.space.rotors[purpose as usize];
-        // Every member from where the last window ended, then every member from its start.
         for turn in 0..2 * members {
             let member = (first + turn) % members;
             let mut block = if turn < members { blocks[member] } else { 0 };
@@ -208,7 +229,7 @@ impl Engine {
                 block = (block / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS;
             }
         }
-        Ok(purpose == Purpose::Metadata && self.forest.space.lend_to_metadata())
+        Ok(false)
     }
 
     /// The first chunk of a member, from `chunk` on, that is not fully allocated.
@@ -267,16 +288,12 @@ impl Engine {
                 if run.address.member() == member { run.address.block().min(end) } else { end }
             });
             while at < stop && left > 0 {
-                if !is_allocated(bits, at) {
-                    left -= 1;
-                    match runs.last_mut() {
-                        Some(run) if run.address.0 + run.blocks == Address::new(member, at).0 => {
-                            run.blocks += 1
-                        }
-                        _ => runs.push(Run { address: Address::new(member, at), blocks: 1 }),
-                    }
+                let free = first(bits, at..stop, false);
+                at = first(bits, free..stop.min(free + left), true);
+                if free < at {
+                    runs.push(Run { address: Address::new(member, free), blocks: at - free });
+                    left -= at - free;
                 }
-                at += 1;
             }
         }
         let found = !runs.is_empty();
@@ -302,5 +319,32 @@ impl Engine {
             runs.extend(self.listed(position)?);
         }
         Ok(runs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::pointer::zeroed_block;
+
+    #[test]
+    fn the_first_of_a_kind_is_where_a_look_at_each_block_finds_it() {
+        let mut chunk = zeroed_block();
+        for run in [(0, 1), (63, 2), (128, 64), (200, 1), (256, 200), (32_700, 68)] {
+            assert!(flip(&mut chunk, Run { address: Address(run.0), blocks: run.1 }, true));
+        }
+        let is_allocated = |at: u64| chunk[(at / 8) as usize] >> (at % 8) & 1 == 1;
+        let base = 5 * CHUNK_BLOCKS;
+        for start in (0..520).chain(32_500..CHUNK_BLOCKS) {
+            for end in [start, start + 1, start + 70, start + 300, CHUNK_BLOCKS] {
+                let end = end.min(CHUNK_BLOCKS);
+                for allocated in [false, true] {
+                    let found = first(Some(&chunk), base + start..base + end, allocated);
+                    let looked = (start..end).find(|&at| is_allocated(at) == allocated).unwrap_or(end);
+                    assert_eq!(found, base + looked, "from {start} to {end}");
+                }
+            }
+        }
+        assert_eq!((first(None, 70..90, false), first(None, 70..90, true)), (70, 90));
     }
 }

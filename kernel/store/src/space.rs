@@ -86,6 +86,8 @@ pub(crate) struct Space {
     pub(crate) members: Vec<u64>,
     windows: [Window; 2],
     pub(crate) rotors: [Rotor; 2],
+    /// The durable map was searched and has nothing that is not taken: it need not be searched again before it changes.
+    pub(crate) map_is_dry: bool,
     /// Everything taken from the map that the map does not show yet.
     pub(crate) taken: RunSet,
     /// Taken, handed to a writer, not installed.
@@ -128,6 +130,7 @@ impl Space {
             witness,
             windows: Default::default(),
             rotors: [rotor(0), rotor(1)],
+            map_is_dry: false,
             members,
             taken: RunSet::new(CHUNK_BLOCKS),
             reserved: 0,
@@ -309,6 +312,7 @@ impl Space {
 
     /// Claims of a replay that no tree took up in the end are free again.
     pub(crate) fn drop_claims(&mut self) {
+        self.map_is_dry = false;
         self.taken.clear();
         self.reserved = 0;
         let held: Vec<Run> = self.allocated.iter().chain(self.window_runs()).collect();
@@ -358,6 +362,7 @@ impl Space {
 
     /// The durable map shows all that the last freeze entered.
     pub(crate) fn settled(&mut self) {
+        self.map_is_dry = false;
         for run in core::mem::take(&mut self.settling) {
             let was = self.taken.remove(run);
             self.witness.demand(was, format_args!("{} was never taken", run.address));
