@@ -17,7 +17,7 @@ use crate::limits::{
     FREED_EXTENTS_MAX, FREED_SEGMENT_LISTS, FREED_WORTH_SWEEPING, REPLAY_BLOCKS_MAX, REPLAY_NODES_MAX,
 };
 use crate::map::{LIST_EXTENTS, chunk_index, list_indexes};
-use crate::space::Urgency;
+use crate::space::{Purpose, Urgency};
 use crate::transaction::{Transaction, record_place};
 use crate::types::{BlockIndex, Epoch, ObjectId};
 use alloc::collections::BTreeSet;
@@ -182,7 +182,8 @@ impl Engine {
 
     fn prepare_map(&self, sweep: &[Run], records: u64) -> Step<u64> {
         let space = &self.forest.space;
-        let runs = space.allocated.iter().chain(space.window_runs()).chain(sweep.iter().copied());
+        let taken = space.allocated.iter().chain(space.window_runs(Purpose::Metadata));
+        let runs = taken.chain(sweep.iter().copied());
         // Runs come in long sorted stretches, most of them of the chunk before.
         let mut chunks: Vec<u64> = Vec::new();
         for chunk in runs.map(|run| chunk_index(run.address)) {

@@ -315,7 +315,8 @@ impl Space {
         self.map_is_dry = false;
         self.taken.clear();
         self.reserved = 0;
-        let held: Vec<Run> = self.allocated.iter().chain(self.window_runs()).collect();
+        let windows = [Purpose::Data, Purpose::Metadata].into_iter().flat_map(|of| self.window_runs(of));
+        let held: Vec<Run> = self.allocated.iter().chain(windows).collect();
         for run in held {
             let once = self.taken.insert(run);
             self.witness.demand(once, format_args!("{} is held twice", run.address));
@@ -369,9 +370,9 @@ impl Space {
         }
     }
 
-    /// A run of each window from which a commit's blocks may come.
-    pub(crate) fn window_runs(&self) -> impl Iterator<Item = Run> + '_ {
-        self.windows.iter().flat_map(|window| &window.runs).copied()
+    /// The free runs from which `purpose` takes next.
+    pub(crate) fn window_runs(&self, purpose: Purpose) -> impl Iterator<Item = Run> + '_ {
+        self.windows[purpose as usize].runs.iter().copied()
     }
 }
 
