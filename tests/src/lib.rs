@@ -17,6 +17,7 @@ pub mod held;
 pub mod history;
 pub mod layout;
 pub mod matrix;
+pub mod memory;
 pub mod mix;
 pub mod model;
 pub mod observe;

@@ -5,11 +5,10 @@
 //! that nothing but the store is counted.
 
 use std::alloc::System;
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 
-use datum_store::device::{BLOCK_SIZE, Block, BlockDevice, DeviceError, Geometry, Transfer};
+use datum_store::device::{BLOCK_SIZE, Block};
 use datum_store::{BlockIndex, Config, Image, Name, NewPool, Pool, TimelineId};
+use datum_tests::memory::{Counts, Memory};
 use datum_tests::rng::Rng;
 use futures_executor::block_on;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -21,73 +20,6 @@ const DISK_BLOCKS: u64 = 64 << 10;
 const VOLUME_BLOCKS: u64 = 32 << 10;
 const ROUNDS: u64 = 256;
 
-/// Memory as a disk; it counts what it is asked for.
-#[derive(Clone)]
-struct Memory(Rc<Disk>);
-
-struct Disk {
-    blocks: RefCell<Vec<[u8; BLOCK_SIZE]>>,
-    counts: Cell<Counts>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    reads: u64,
-    writes: u64,
-    written_blocks: u64,
-    flushes: u64,
-    allocations: u64,
-}
-
-impl Memory {
-    fn new() -> Self {
-        let blocks = vec![[0; BLOCK_SIZE]; DISK_BLOCKS as usize];
-        Self(Rc::new(Disk { blocks: RefCell::new(blocks), counts: Cell::default() }))
-    }
-
-    fn count(&self, more: impl FnOnce(&mut Counts)) {
-        let mut counts = self.0.counts.get();
-        more(&mut counts);
-        self.0.counts.set(counts);
-    }
-}
-
-impl BlockDevice for Memory {
-    fn name(&self) -> &str {
-        "memory"
-    }
-
-    fn geometry(&self) -> Geometry {
-        Geometry { blocks: DISK_BLOCKS, read_only: false, discard: false }
-    }
-
-    async fn read(&self, start: u64, mut into: Vec<Block>) -> Transfer {
-        self.count(|counts| counts.reads += 1);
-        let blocks = self.0.blocks.borrow();
-        into.iter_mut().zip(&blocks[start as usize..]).for_each(|(into, block)| **into = *block);
-        (into, Ok(()))
-    }
-
-    async fn write(&self, start: u64, from: Vec<Block>) -> Transfer {
-        self.count(|counts| {
-            counts.writes += 1;
-            counts.written_blocks += from.len() as u64;
-        });
-        let mut blocks = self.0.blocks.borrow_mut();
-        blocks[start as usize..].iter_mut().zip(&from).for_each(|(block, from)| *block = **from);
-        (from, Ok(()))
-    }
-
-    async fn flush(&self) -> Result<(), DeviceError> {
-        self.count(|counts| counts.flushes += 1);
-        Ok(())
-    }
-
-    async fn discard(&self, _: u64, _: u64) -> Result<(), DeviceError> {
-        Err(DeviceError::Unsupported)
-    }
-}
-
 /// A pool with one volume, written once and committed.
 struct World {
     disk: Memory,
@@ -98,7 +30,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let disk = Memory::new();
+        let disk = Memory::new(DISK_BLOCKS);
         let name = Name::new("v").expect("a name");
         let new = NewPool { name: name.clone(), id: 1, incarnation: 1, time: 0 };
         let pool = block_on(Pool::create(vec![disk.clone()], new, Config::new(8192))).expect("a pool");
@@ -116,17 +48,16 @@ impl World {
         BlockIndex(self.rng.below(VOLUME_BLOCKS / length) * length)
     }
 
-    /// What `ROUNDS` rounds of something cost in all.
-    fn cost(&mut self, mut round: impl FnMut(&mut Self)) -> Counts {
-        let before = self.disk.0.counts.take();
+    /// What `ROUNDS` rounds of something cost in all, and how many allocations.
+    fn cost(&mut self, mut round: impl FnMut(&mut Self)) -> (Counts, u64) {
+        self.disk.take_counts();
         let mut allocations = 0;
         for _ in 0..ROUNDS {
             let region = Region::new(ALLOCATOR);
             round(self);
             allocations += region.change().allocations as u64;
         }
-        let counts = self.disk.0.counts.replace(before);
-        Counts { allocations, ..counts }
+        (self.disk.take_counts(), allocations)
     }
 }
 
@@ -147,13 +78,13 @@ const NOTHING: Budget =
     Budget { reads: 0.0, writes: 0.0, written_blocks: 0.0, flushes: 0.0, allocations: 0.0 };
 
 /// Tells what something costs now, and notes where that is more than its budget.
-fn keep_within(over: &mut Vec<String>, what: &str, counts: Counts, most: Budget) {
+fn keep_within(over: &mut Vec<String>, what: &str, (counts, allocations): (Counts, u64), most: Budget) {
     for (name, count, most) in [
         ("device reads", counts.reads, most.reads),
         ("device writes", counts.writes, most.writes),
         ("blocks written", counts.written_blocks, most.written_blocks),
         ("flushes", counts.flushes, most.flushes),
-        ("allocations", counts.allocations, most.allocations),
+        ("allocations", allocations, most.allocations),
     ] {
         let each = count as f64 / ROUNDS as f64;
         println!("{what}: {each:.3} {name} each, at most {most}");
@@ -166,42 +97,42 @@ fn keep_within(over: &mut Vec<String>, what: &str, counts: Counts, most: Budget)
 #[test]
 fn requests_stay_within_their_budgets() {
     let (mut world, mut over) = (World::new(), Vec::new());
-    let counts = world.cost(|world| {
+    let cost = world.cost(|world| {
         let first = world.place(1);
         block_on(world.image.read(first, 1)).expect("read");
     });
-    keep_within(&mut over, "a read of 4 KiB", counts, Budget { reads: 1.0, allocations: 3.0, ..NOTHING });
+    keep_within(&mut over, "a read of 4 KiB", cost, Budget { reads: 1.0, allocations: 3.0, ..NOTHING });
 
-    let counts = world.cost(|world| {
+    let cost = world.cost(|world| {
         let first = world.place(32);
         block_on(world.image.read(first, 32)).expect("read");
     });
-    keep_within(&mut over, "a read of 128 KiB", counts, Budget { reads: 1.0, allocations: 34.0, ..NOTHING });
+    keep_within(&mut over, "a read of 128 KiB", cost, Budget { reads: 1.0, allocations: 34.0, ..NOTHING });
 
-    let counts = world.cost(|world| {
+    let cost = world.cost(|world| {
         let (first, data) = (world.place(1), blocks(1));
         block_on(world.image.write(first, data)).expect("written");
         block_on(world.image.flush()).expect("flushed");
     });
     let most = Budget { writes: 2.0, written_blocks: 2.0, flushes: 1.0, allocations: 25.0, ..NOTHING };
-    keep_within(&mut over, "a write of 4 KiB and a flush", counts, most);
+    keep_within(&mut over, "a write of 4 KiB and a flush", cost, most);
     block_on(world.pool.commit()).expect("committed");
 
-    let counts = world.cost(|world| {
+    let cost = world.cost(|world| {
         let (first, data) = (world.place(1), blocks(1));
         block_on(world.image.write(first, data)).expect("written");
     });
     keep_within(
         &mut over,
         "a write of 4 KiB",
-        counts,
+        cost,
         Budget { writes: 1.0, written_blocks: 1.0, allocations: 15.0, ..NOTHING },
     );
     block_on(world.pool.commit()).expect("committed");
 
     // One in a while lies across the end of a window of free space.
     let mut next = 0;
-    let counts = world.cost(|world| {
+    let cost = world.cost(|world| {
         let data = blocks(32);
         block_on(world.image.write(BlockIndex(next), data)).expect("written");
         next += 32;
@@ -209,7 +140,7 @@ fn requests_stay_within_their_budgets() {
     keep_within(
         &mut over,
         "a write of 128 KiB",
-        counts,
+        cost,
         Budget { writes: 1.1, written_blocks: 32.0, allocations: 46.0, ..NOTHING },
     );
     assert!(over.is_empty(), "{}", over.join("; "));

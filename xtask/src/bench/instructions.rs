@@ -1,13 +1,13 @@
-//! Instructions that a client's request takes: in the hosted binary, counted by valgrind, and in the appliance, counted
-//! by QEMU. They do not depend on the machine's mood.
+//! Instructions that a client's request takes: in the store alone and in the hosted binary, counted by valgrind, and in the
+//! appliance, counted by QEMU.
 //!
-//! Hosted, each load is run twice in a process of its own, the second time longer; what the difference took is what the
-//! requests took, without start and fill. The service's own instructions only: the kernel of the host is not counted. In
-//! the appliance all that the guest executes between two moments of one run is counted, drivers and commits included.
+//! Natively, each load is run twice in a process of its own, the second time with twice the requests; what the difference
+//! took is what the requests took, without start and fill, and without the kernel of the host. In the appliance all that
+//! the guest executes between two moments of one run is counted, drivers and commits included.
 //!
-//! Writes in order are counted in a hosted binary without tracking, too: what it takes fewer is tracking's own price. They
-//! take the fewest instructions for a block, so its share is the largest there; and of scattered ones, commits that come by
-//! time are a larger part in one run than in another.
+//! The store alone has no clock: its counts are the same each time, and tell the price of a part of it. Service and
+//! appliance commit by time, and look for a while for what may come before they rest: they differ by some hundredths
+//! from one run to the next.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::compare::{
-    Hosted, Load, Order, Session, build_hosted, build_hosted_variant, build_variant, make_points,
+    Hosted, Load, Order, Session, build_hosted, build_native, build_native_variant, build_variant,
+    make_points,
 };
 use super::report::median;
 use super::{Bench, Report, boot, volume};
@@ -30,8 +31,11 @@ const SIZE: u64 = 64 << 20;
 /// Requests of the shorter run; the longer one has as many more.
 const REQUESTS: u64 = 1500;
 
-/// How often writes in order are counted with and without tracking: one commit more in a run shows.
-const PRICE_ROUNDS: usize = 5;
+/// The same of the store alone: so many that there is a commit after as many as it lets come between two.
+const STORE_REQUESTS: u64 = 4096;
+
+/// Loads of the store alone as its program knows them, and how many blocks one of their requests has.
+const STORE_LOADS: [(&str, u64); 3] = [("read", 1), ("write", 1), ("write-in-order", 32)];
 
 /// Requests of a round of each load for each that is under way at once, and the rounds.
 const GUEST_REQUESTS: u64 = 1_000;
@@ -149,22 +153,41 @@ pub(super) fn build_counter() -> Result<PathBuf> {
     files.context("cargo built no plugin")
 }
 
+/// What the store alone takes for each block, and what it would with many checkpoints or without tracking.
+pub(super) fn store(_: &Bench, report: &mut Report) -> Result<()> {
+    const PROGRAM: &str = "store_work";
+    let (whole, untracked) =
+        (build_native(shell::cargo(), PROGRAM)?, build_native_variant("untracked", PROGRAM)?);
+    for (load, blocks) in STORE_LOADS {
+        let mut all = None;
+        for kind in KINDS.iter().filter(|kind| kind.variant != Some("passthrough")) {
+            let of = |requests: u64| {
+                let directory = tempfile::Builder::new().prefix("datum-bench-").tempdir()?;
+                let (mut command, counts) = callgrind(directory.path())?;
+                command.arg(if kind.variant.is_some() { &untracked } else { &whole });
+                command.args([load, &requests.to_string(), "--points", &kind.points.to_string()]);
+                shell::run_quietly(&mut command)?;
+                total(&counts)
+            };
+            let more = of(2 * STORE_REQUESTS)?.saturating_sub(of(STORE_REQUESTS)?);
+            let each = more as f64 / (STORE_REQUESTS * blocks) as f64;
+            let name = format!("in the store, {load}, {}", kind.name);
+            report.add(format!("{name}: instructions for 4 KiB"), each.round(), "", None);
+            match all {
+                Some(all) => report.add(format!("{name}: of those as it is"), each / all, "", kind.goal),
+                None => all = Some(each),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What the hosted binary takes for each block.
 pub(super) fn hosted(_: &Bench, report: &mut Report) -> Result<()> {
-    ensure!(shell::find_program("valgrind").is_some(), "install valgrind (in Debian the package valgrind)");
-    let (program, untracked) = (build_hosted()?, build_hosted_variant("untracked")?);
+    let program = build_hosted()?;
     for (name, load) in &LOADS {
-        let has_price = load.read_percent == 0 && load.order == Order::Sequential;
-        let rounds = if has_price { PRICE_ROUNDS } else { 1 };
-        let of = |program: &Path| (0..rounds).map(|_| for_a_block(program, load)).collect::<Result<_>>();
-        let each = median(of(&program)?);
+        let each = for_a_block(&program, load)?;
         report.add(format!("{name}: instructions for 4 KiB"), each.round(), "", None);
-        if has_price {
-            let without = median(of(&untracked)?);
-            report.add(format!("{name}, change ids left out: the same"), without.round(), "", None);
-            let price = (each / without - 1.0) * 100.0;
-            report.add(format!("{name}: tracking's own price"), price, "%", Some("at most 2"));
-        }
     }
     Ok(())
 }
@@ -179,16 +202,33 @@ fn for_a_block(program: &Path, load: &Load) -> Result<f64> {
 /// Instructions of a whole life of the hosted binary in which it serves so many requests.
 fn count(program: &Path, load: &Load, requests: u64) -> Result<u64> {
     let directory = tempfile::Builder::new().prefix("datum-bench-").tempdir()?;
-    let counts = directory.path().join("counts");
-    let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--quiet", "--tool=callgrind"]).arg(format!("--callgrind-out-file={}", counts.display()));
+    let (mut valgrind, counts) = callgrind(directory.path())?;
     valgrind.arg(program);
     let hosted = Hosted::under(valgrind, directory.path(), SIZE, 4 * SIZE)?;
     let mut session = Session::connect(&hosted.nbd_socket(), "db", SIZE)?;
     session.fill()?;
     session.run_requests(load, requests)?;
     hosted.shut_down()?;
-    let text = fs::read_to_string(&counts)?;
+    total(&counts)
+}
+
+/// What counts the instructions of the program named next, and the file that holds the counts then.
+fn callgrind(directory: &Path) -> Result<(Command, PathBuf)> {
+    ensure!(shell::find_program("valgrind").is_some(), "install valgrind (in Debian the package valgrind)");
+    let counts = directory.join("counts");
+    let mut valgrind = Command::new("valgrind");
+    // A string instruction would count once for each byte it moves.
+    valgrind.env(
+        "GLIBC_TUNABLES",
+        "glibc.cpu.x86_rep_movsb_threshold=1048576:glibc.cpu.x86_rep_stosb_threshold=1048576",
+    );
+    valgrind.args(["--quiet", "--tool=callgrind"]).arg(format!("--callgrind-out-file={}", counts.display()));
+    Ok((valgrind, counts))
+}
+
+/// Instructions of a whole life.
+fn total(counts: &Path) -> Result<u64> {
+    let text = fs::read_to_string(counts)?;
     let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
     let total = total.or_else(|| text.lines().find_map(|line| line.strip_prefix("summary: ")));
     Ok(total.context("callgrind counted nothing")?.trim().parse()?)

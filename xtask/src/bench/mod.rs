@@ -85,7 +85,7 @@ impl Bench {
     /// Takes every measurement whose name contains one of `filters`; all where there is none. One that fails is
     /// reported as such, and the others go on.
     pub fn run(&self, filters: &[String]) -> Result<Report> {
-        let all: [(&str, Measure); 12] = [
+        let all: [(&str, Measure); 13] = [
             ("start", start::hello),
             ("size", start::size),
             ("idle", start::idle),
@@ -95,6 +95,7 @@ impl Bench {
             ("changes", changes::all),
             ("open", opening::all),
             ("memory", memory::against_size),
+            ("instructions-store", instructions::store),
             ("instructions-hosted", instructions::hosted),
             ("instructions-guest", instructions::guest),
             ("scale", scale::small_machine),

@@ -231,17 +231,17 @@ fn end_release(control: &mut Client, job: &str) -> Result<()> {
 
 /// Builds the hosted binary, optimised.
 pub(in crate::bench) fn build_hosted() -> Result<PathBuf> {
-    build_hosted_by(shell::cargo())
+    build_native(shell::cargo(), "hosted")
 }
 
-/// The same, by a Cargo that may be at work in a copy of the tree.
-pub(super) fn build_hosted_by(mut cargo: Command) -> Result<PathBuf> {
-    cargo.args(["build", "--locked", "--release", "--package", "datum-tests", "--bin", "hosted"]);
+/// Builds a program of the tests, optimised, by a Cargo that may be at work in a copy of the tree.
+pub(in crate::bench) fn build_native(mut cargo: Command, program: &str) -> Result<PathBuf> {
+    cargo.args(["build", "--locked", "--release", "--package", "datum-tests", "--bin", program]);
     shell::say(shell::describe(&cargo));
     let messages = shell::output(cargo.arg("--message-format=json-render-diagnostics"))?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages
-        .filter(|message| message["target"]["name"] == "hosted")
+        .filter(|message| message["target"]["name"] == program)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo built no hosted binary")
+        .with_context(|| format!("cargo built no {program}"))
 }

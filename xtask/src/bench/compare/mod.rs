@@ -30,7 +30,7 @@ use super::start::processor_times;
 use crate::qemu::Accelerator;
 use crate::shell::say;
 use datum::Guest;
-pub(super) use datum::{Hosted, allocate, build_hosted, make_points};
+pub(super) use datum::{Hosted, allocate, build_hosted, build_native, make_points};
 use host::{Plain, Qcow2, Snapshot};
 pub(super) use linux::plain_machine as linux_machine;
 use linux::{Linux, Volume};
@@ -39,7 +39,7 @@ use peer::{Peer, Side};
 use scenario::{SCENARIOS, Scenario, Shape};
 pub use table::Table;
 use table::{Row, Turn};
-pub(super) use variant::{build as build_variant, build_hosted as build_hosted_variant};
+pub(super) use variant::{build as build_variant, build_native as build_native_variant};
 
 /// RAM of every virtual machine.
 const MEMORY_MIB: u64 = 256;

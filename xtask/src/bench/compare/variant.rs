@@ -23,10 +23,11 @@ pub(in crate::bench) fn build(name: &str) -> Result<PathBuf> {
     kernel::executable(&messages).with_context(|| format!("the variant {name} built no kernel"))
 }
 
-/// Builds the hosted binary of a variant.
-pub(in crate::bench) fn build_hosted(name: &str) -> Result<PathBuf> {
+/// Builds a program of a variant's tests.
+pub(in crate::bench) fn build_native(name: &str, program: &str) -> Result<PathBuf> {
     let tree = tree(name)?;
-    super::datum::build_hosted_by(tree.cargo(&[])).with_context(|| format!("building the variant {name}"))
+    super::datum::build_native(tree.cargo(&[]), program)
+        .with_context(|| format!("building the variant {name}"))
 }
 
 fn tree(name: &str) -> Result<Tree> {
