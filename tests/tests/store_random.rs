@@ -58,7 +58,7 @@ fn a_pool_that_fills_up() {
 #[test]
 fn a_crowd_on_little_space() {
     let plan = plan("a_crowd_on_little_space", Shape::crowded());
-    Plan { members: vec![4096], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(24);
+    Plan { members: vec![4096], may_fill: true, length: 40, mix: CROWD, ..plan }.explore(40);
 }
 
 #[test]
