@@ -258,16 +258,18 @@ fn what_is_freed_beside_a_scrub_comes_back() {
 /// look for free space, in the map of the durable commit, met nodes that the next one had freed and discarded: a wrong block.
 #[test]
 fn writers_that_wait_together_for_freed_space_all_get_some() {
+    // Kept twice, all but the reserve.
+    const BLOCKS: u64 = 3584;
     told(20, |seed| {
         let mut story = tight(seed);
-        story.fill(0, 2048);
+        story.fill(0, BLOCKS);
         story.checkpoint("c");
         let image = story.world.image("v");
-        let writers = (0..16).map(|writer| {
+        let writers = (0..24).map(|writer| {
             let image = image.clone();
             async move {
                 for round in 0..40 {
-                    let first = (writer * 7 + round * 5) % 32 * 64;
+                    let first = (writer * 7 + round * 5) % (BLOCKS / 64) * 64;
                     let blocks = (0..64).map(|_| Box::new([writer as u8; 4096])).collect();
                     image.write(BlockIndex(first), blocks).await?;
                 }
