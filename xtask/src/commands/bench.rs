@@ -44,7 +44,7 @@ struct Own {
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
     /// Only measurements whose names contain one of these: start, size, idle, cost, points, release, changes, open,
-    /// memory, instructions-hosted, instructions-guest, scale.
+    /// memory, instructions-store, instructions-hosted, instructions-guest, scale.
     filters: Vec<String>,
 }
 
