@@ -80,3 +80,8 @@ impl BlockDevice for Memory {
         Err(DeviceError::Unsupported)
     }
 }
+
+/// So many blocks to write.
+pub fn blocks(count: usize) -> Vec<Block> {
+    (0..count).map(|_| Box::new([0x5a; BLOCK_SIZE])).collect()
+}

@@ -6,9 +6,9 @@
 
 use std::alloc::System;
 
-use datum_store::device::{BLOCK_SIZE, Block};
+use datum_store::device::BLOCK_SIZE;
 use datum_store::{BlockIndex, Config, Image, Name, NewPool, Pool, TimelineId};
-use datum_tests::memory::{Counts, Memory};
+use datum_tests::memory::{Counts, Memory, blocks};
 use datum_tests::rng::Rng;
 use futures_executor::block_on;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -59,10 +59,6 @@ impl World {
         }
         (self.disk.take_counts(), allocations)
     }
-}
-
-fn blocks(count: usize) -> Vec<Block> {
-    (0..count).map(|_| Box::new([0x5a; BLOCK_SIZE])).collect()
 }
 
 /// The most that one of something may cost; the payload's own buffers are among the allocations.

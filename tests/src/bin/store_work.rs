@@ -6,9 +6,9 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use datum_store::device::{BLOCK_SIZE, Block};
+use datum_store::device::BLOCK_SIZE;
 use datum_store::{BlockIndex, Config, Image, Name, NewPool, Pool, TimelineId};
-use datum_tests::memory::Memory;
+use datum_tests::memory::{Memory, blocks};
 use datum_tests::rng::Rng;
 use futures_executor::block_on;
 
@@ -52,7 +52,7 @@ async fn work(arguments: &Arguments) -> Result<()> {
     pool.create_volume(&volume, VOLUME_BLOCKS * BLOCK_SIZE as u64, TimelineId(1), 0).await?;
     let image = pool.open_image(&volume, None).await?;
     for first in (0..VOLUME_BLOCKS).step_by(LENGTH as usize) {
-        image.write(BlockIndex(first), blocks(LENGTH)).await?;
+        image.write(BlockIndex(first), blocks(LENGTH as usize)).await?;
     }
     let mut rng = Rng::new(1);
     for point in 0..arguments.points {
@@ -77,11 +77,9 @@ async fn request(image: &Image<Memory>, load: Load, n: u64, rng: &mut Rng) -> Re
     match load {
         Load::Read => drop(image.read(BlockIndex(rng.below(VOLUME_BLOCKS)), 1).await?),
         Load::Write => image.write(BlockIndex(rng.below(VOLUME_BLOCKS)), blocks(1)).await?,
-        Load::WriteInOrder => image.write(BlockIndex(n * LENGTH % VOLUME_BLOCKS), blocks(LENGTH)).await?,
+        Load::WriteInOrder => {
+            image.write(BlockIndex(n * LENGTH % VOLUME_BLOCKS), blocks(LENGTH as usize)).await?
+        }
     }
     Ok(())
-}
-
-fn blocks(count: u64) -> Vec<Block> {
-    (0..count).map(|_| Box::new([0x5a; BLOCK_SIZE])).collect()
 }
