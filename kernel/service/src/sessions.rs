@@ -63,6 +63,7 @@ impl Session {
 #[derive(Default)]
 pub(crate) struct Sessions {
     next: Cell<u64>,
+    omitted_payload_len: Cell<u64>,
     open: RefCell<BTreeMap<u64, Rc<Session>>>,
 }
 
@@ -103,6 +104,16 @@ impl Sessions {
 
     pub(crate) fn count(&self) -> usize {
         self.open.borrow().len()
+    }
+
+    /// A client's extended WRITE came without `PAYLOAD_LEN`, for the first time in its session.
+    pub(crate) fn count_omitted_payload_len(&self) {
+        self.omitted_payload_len.set(self.omitted_payload_len.get() + 1);
+    }
+
+    /// NBD sessions so far whose client left `PAYLOAD_LEN` out of extended WRITEs.
+    pub(crate) fn omitted_payload_len(&self) -> u64 {
+        self.omitted_payload_len.get()
     }
 
     /// Makes sure no client can write to the volume any more: refuses while one has it open, or with `force`

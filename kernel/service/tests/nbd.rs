@@ -34,11 +34,13 @@ fn pattern(seed: u64, length: usize) -> Vec<u8> {
 
 #[test]
 fn random_requests_agree_with_an_array_in_every_mode() {
-    for (seed, mode) in [(1, Mode::Simple), (2, Mode::Structured), (3, Mode::Extended)] {
+    let modes = [(1, Mode::Simple), (2, Mode::Structured), (3, Mode::Extended), (4, Mode::Extended)];
+    for (seed, mode) in modes {
         let size = 2 * MIB + 8192;
         let (mut rig, _control) = rig_with_volume(size);
         let port = rig.nbd_port("org.datum.nbd.0");
         let mut nbd = Nbd::open(&mut rig, &port, mode, "db", &[]).unwrap();
+        nbd.omits_payload_len = seed == 4;
         assert_eq!(nbd.size, size);
         let mut model = vec![0; size as usize];
         let mut random = seed * 7919;
@@ -73,6 +75,26 @@ fn random_requests_agree_with_an_array_in_every_mode() {
         }
         assert!(nbd.read(&mut rig, 0, size as usize).unwrap() == model);
     }
+}
+
+/// QEMU 8.2 and later send extended WRITEs without `PAYLOAD_LEN`. They are served, and how many such clients there were is
+/// counted: once a session, whatever it writes.
+#[test]
+fn clients_without_payload_len_are_counted() {
+    let (mut rig, mut control) = rig_with_volume(MIB);
+    let port = rig.nbd_port("org.datum.nbd.0");
+    for omits_payload_len in [true, false, true] {
+        let mut nbd = Nbd::open(&mut rig, &port, Mode::Extended, "db", &[]).unwrap();
+        nbd.omits_payload_len = omits_payload_len;
+        for offset in [0, 4096, 5] {
+            assert_eq!(nbd.write(&mut rig, offset, &pattern(offset, 9000)), 0);
+        }
+        assert_eq!(nbd.read(&mut rig, 5, 9000), Ok(pattern(5, 9000)));
+        port.leave();
+    }
+    let metrics = control.call(&mut rig, "system.metrics", json!({}));
+    let text = metrics["text"].as_str().unwrap();
+    assert!(text.contains("\ndatum_nbd_sessions_without_payload_len_total 2\n"), "{text}");
 }
 
 #[test]

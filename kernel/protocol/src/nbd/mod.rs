@@ -67,8 +67,6 @@ pub enum Fault {
     ExportNameAfterExtended,
     /// A request did not begin with the magic number of the negotiated header.
     RequestMagic(u32),
-    /// An extended WRITE without `PAYLOAD_LEN`: whether data follow cannot be known.
-    WriteWithoutPayload,
     /// The client ended the session in order.
     Closed,
 }
@@ -91,9 +89,6 @@ impl fmt::Display for Fault {
             Self::RequestMagic(magic) => {
                 write!(f, "a request began with {magic:#010x}; the client is out of step and must reconnect")
             }
-            Self::WriteWithoutPayload => f.write_str(
-                "a WRITE with extended headers came without PAYLOAD_LEN; its end is unknown, so the client must reconnect",
-            ),
             Self::Closed => f.write_str("the client ended the session"),
         }
     }

@@ -224,9 +224,15 @@ impl Negotiation {
                     "extended headers are already in use and stay",
                 );
             }
+            option::STRUCTURED_REPLY if self.mode == Mode::Structured => {
+                self.refuse(option, reply::ERR_INVALID, "structured replies are already in use");
+            }
             option::STRUCTURED_REPLY => {
                 self.mode = Mode::Structured;
                 self.acknowledge(option);
+            }
+            option::EXTENDED_HEADERS if self.mode == Mode::Extended => {
+                self.refuse(option, reply::ERR_INVALID, "extended headers are already in use");
             }
             option::EXTENDED_HEADERS => {
                 self.mode = Mode::Extended;

@@ -96,11 +96,12 @@ impl Header {
     }
 
     /// Bytes of payload behind the header.
+    ///
+    /// By the letter an extended WRITE without `PAYLOAD_LEN` has none. Clients that everybody runs (QEMU since 8.2) leave
+    /// the flag out and send their data, and no client sends a WRITE that has none: so the length of a WRITE is always
+    /// that of its payload. The servers of QEMU and libnbd do the same.
     pub(super) fn payload_bytes(&self, mode: Mode) -> u64 {
-        let carries = match mode {
-            Mode::Extended => self.has(flag::PAYLOAD_LEN),
-            Mode::Simple | Mode::Structured => self.kind == command::WRITE,
-        };
+        let carries = self.kind == command::WRITE || mode == Mode::Extended && self.has(flag::PAYLOAD_LEN);
         if carries { self.length } else { 0 }
     }
 

@@ -53,6 +53,7 @@ enum State {
 pub struct Transmission {
     session: Session,
     state: State,
+    omits_payload_len: bool,
     buffer: [u8; FILTER_BYTES_MAX],
     filled: usize,
 }
@@ -60,7 +61,18 @@ pub struct Transmission {
 impl Transmission {
     /// Starts where the negotiation ended.
     pub fn new(session: Session) -> Self {
-        Self { session, state: State::Header, buffer: [0; FILTER_BYTES_MAX], filled: 0 }
+        Self {
+            session,
+            state: State::Header,
+            omits_payload_len: false,
+            buffer: [0; FILTER_BYTES_MAX],
+            filled: 0,
+        }
+    }
+
+    /// The client sent an extended WRITE without `PAYLOAD_LEN`, as QEMU 8.2 and later do. It is served all the same.
+    pub fn omits_payload_len(&self) -> bool {
+        self.omits_payload_len
     }
 
     /// What was negotiated.
@@ -174,11 +186,7 @@ impl Transmission {
         if header.kind == command::DISC {
             return Some(self.end(Fault::Closed));
         }
-        if extended && header.kind == command::WRITE && !header.has(flag::PAYLOAD_LEN) {
-            // By the letter no data follow, yet clients exist that send them. Read as requests, they would let the
-            // content of a disk issue commands.
-            return Some(self.end(Fault::WriteWithoutPayload));
-        }
+        self.omits_payload_len |= extended && header.kind == command::WRITE && !header.has(flag::PAYLOAD_LEN);
         self.request(header)
     }
 

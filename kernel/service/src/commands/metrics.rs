@@ -76,6 +76,11 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         metrics.gauge("memory_used_bytes", "Bytes allocated.", memory.used_bytes);
         metrics.gauge("memory_high_water_bytes", "The most ever allocated.", memory.high_water_bytes);
         metrics.gauge("sessions", "Connected clients.", self.sessions.count() as u64);
+        metrics.counter(
+            "nbd_sessions_without_payload_len",
+            "NBD sessions whose client left PAYLOAD_LEN out of extended WRITEs.",
+            self.sessions.omitted_payload_len(),
+        );
         let payloads = (self.buffers.in_use() * BLOCK_SIZE) as u64;
         metrics.gauge(
             "payload_bytes",

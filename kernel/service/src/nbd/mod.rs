@@ -57,7 +57,12 @@ async fn run<D: BlockDevice + 'static, E: Environment + 'static, P: Port + 'stat
     let connection = Rc::new(Connection::new(appliance, port.clone(), session.clone(), &settled, export));
     let mut transmission = Transmission::new(settled);
     loop {
-        match input.next(|bytes| transmission.receive(bytes)).await? {
+        let counted = transmission.omits_payload_len();
+        let incoming = input.next(|bytes| transmission.receive(bytes)).await?;
+        if transmission.omits_payload_len() && !counted {
+            appliance.sessions.count_omitted_payload_len();
+        }
+        match incoming {
             Incoming::Request(request) => dispatch(&connection, input, &mut transmission, request).await?,
             Incoming::Refused { id, error, message } => {
                 let under_way = connection.begin().await?;

@@ -60,6 +60,8 @@ pub struct Nbd {
     pub size: u64,
     pub flags: u16,
     pub contexts: Vec<(u32, String)>,
+    /// Extended WRITEs go without `PAYLOAD_LEN`, as QEMU's do.
+    pub omits_payload_len: bool,
     cookie: u64,
 }
 
@@ -67,8 +69,15 @@ impl Nbd {
     /// Connects and negotiates up to the options.
     pub fn connect(rig: &mut Rig, client: &Client, mode: Mode) -> Self {
         client.connect();
-        let mut nbd =
-            Self { client: client.clone(), mode, size: 0, flags: 0, contexts: Vec::new(), cookie: 100 };
+        let mut nbd = Self {
+            client: client.clone(),
+            mode,
+            size: 0,
+            flags: 0,
+            contexts: Vec::new(),
+            omits_payload_len: false,
+            cookie: 100,
+        };
         let greeting = nbd.bytes(rig, 18);
         assert_eq!(&greeting[..16], b"NBDMAGICIHAVEOPT");
         client.send(&3u32.to_be_bytes());
@@ -156,7 +165,8 @@ impl Nbd {
     pub fn send(&mut self, kind: u16, flags: u16, offset: u64, length: u64, payload: &[u8]) -> u64 {
         self.cookie += 1;
         let extended = self.mode == Mode::Extended;
-        let flags = if extended && kind == WRITE { flags | PAYLOAD_LEN } else { flags };
+        let marked = extended && kind == WRITE && !self.omits_payload_len;
+        let flags = if marked { flags | PAYLOAD_LEN } else { flags };
         let magic: u32 = if extended { 0x21e4_1c71 } else { 0x2560_9513 };
         let mut bytes = magic.to_be_bytes().to_vec();
         bytes.extend(flags.to_be_bytes());
