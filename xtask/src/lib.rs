@@ -16,6 +16,8 @@ pub mod fuzz;
 pub mod kernel;
 pub mod nbd;
 pub mod qemu;
+pub mod qmp;
+pub mod script;
 pub mod setup;
 pub mod shell;
 pub mod size;

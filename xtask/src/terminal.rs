@@ -1,8 +1,8 @@
 //! A terminal on the appliance's console: our standard input and output on one side, a port's socket on the
-//! other.
+//! other. Input that is no terminal is a [`script`](crate::script).
 //!
 //! One loop waits for all sides, signals included, so leaving by whatever way passes through the `Drop` that
-//! restores the terminal. Bytes on their way in are kept here and written as the port takes them: a script
+//! restores the terminal. Bytes on their way in are kept here and written as the port takes them: pasted text
 //! longer than the port's buffers cannot block while the appliance blocks on its output.
 
 use std::io::{self, IsTerminal, Read, Write};
@@ -31,27 +31,20 @@ pub enum Left {
     Closed,
     /// A signal asked us to end.
     Signalled,
-    /// The input was no terminal, came to its end, and the answer has been quiet since.
-    EndOfInput,
 }
 
-/// What the end of an input that is no terminal means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtEnd {
-    /// Leave once the console has been quiet for this long: nothing else tells that it has answered.
-    LeaveWhenQuiet(Duration),
-    /// Go on showing output.
-    Stay,
+/// Whether a person can type here.
+pub fn is_interactive() -> bool {
+    io::stdin().is_terminal()
 }
 
-/// Joins standard input and output to the console until something ends it.
-pub fn attach(console: &UnixStream, at_end: AtEnd) -> Result<Left> {
+/// Joins the terminal to the console until something ends it.
+pub fn attach(console: &UnixStream) -> Result<Left> {
     let signals = Signals::listen()?;
     let stdin = io::stdin();
-    let raw = RawMode::enter(stdin.as_fd())?;
+    let _raw = RawMode::enter(stdin.as_fd())?;
     console.set_nonblocking(true)?;
-    let mut bridge = Bridge { console, pending: Vec::new(), input_open: true, typed: raw.is_some() };
-    bridge.run(&signals, at_end)
+    Bridge { console, pending: Vec::new() }.run(&signals)
 }
 
 /// A terminal whose keys arrive one by one. Restored when dropped, so also while a panic unwinds.
@@ -61,18 +54,14 @@ struct RawMode<'a> {
 }
 
 impl<'a> RawMode<'a> {
-    /// `None` where the input is no terminal.
-    fn enter(terminal: BorrowedFd<'a>) -> Result<Option<RawMode<'a>>> {
-        if !terminal.is_terminal() {
-            return Ok(None);
-        }
+    fn enter(terminal: BorrowedFd<'a>) -> Result<RawMode<'a>> {
         let before = termios::tcgetattr(terminal).context("the terminal's mode cannot be read")?;
         let mut raw = before.clone();
         raw.make_raw();
         // Line feeds go on returning the carriage: our own messages would run down the screen otherwise.
         raw.output_modes |= before.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
         termios::tcsetattr(terminal, OptionalActions::Now, &raw)?;
-        Ok(Some(RawMode { terminal, before }))
+        Ok(RawMode { terminal, before })
     }
 }
 
@@ -98,9 +87,14 @@ impl Signals {
         Ok(Signals { pipe: read.into() })
     }
 
+    /// What to wait for beside others.
+    pub fn side(&self) -> PollFd<'_> {
+        PollFd::new(&self.pipe, PollFlags::IN)
+    }
+
     /// Waits for a signal; true when one came.
     pub fn wait(&self, patience: Duration) -> Result<bool> {
-        let mut sides = [PollFd::new(&self.pipe, PollFlags::IN)];
+        let mut sides = [self.side()];
         wait_for(&mut sides, Some(patience))?;
         Ok(!sides[0].revents().is_empty())
     }
@@ -109,28 +103,18 @@ impl Signals {
 struct Bridge<'a> {
     console: &'a UnixStream,
     pending: Vec<u8>,
-    input_open: bool,
-    /// Whether a person types, so that Ctrl-] leaves and Enter already is a carriage return.
-    typed: bool,
 }
 
 impl Bridge<'_> {
-    fn run(&mut self, signals: &Signals, at_end: AtEnd) -> Result<Left> {
+    fn run(&mut self, signals: &Signals) -> Result<Left> {
         let stdin = io::stdin();
         loop {
             let (input, console) = (self.wanted_input(), self.wanted_console());
-            let mut sides = [
-                PollFd::new(&signals.pipe, PollFlags::IN),
-                PollFd::new(self.console, console),
-                PollFd::new(&stdin, input),
-            ];
+            let mut sides = [signals.side(), PollFd::new(self.console, console), PollFd::new(&stdin, input)];
             // A side that is asked for nothing would still report its hang-up, over and over.
             let count = if input.is_empty() { 2 } else { 3 };
-            let quiet = wait_for(&mut sides[..count], self.patience(at_end))?;
+            wait_for(&mut sides[..count], None)?;
             let [signal, port, input] = sides.map(|side| side.revents());
-            if quiet {
-                return Ok(Left::EndOfInput);
-            }
             if !signal.is_empty() {
                 return Ok(Left::Signalled);
             }
@@ -145,34 +129,21 @@ impl Bridge<'_> {
     }
 
     fn wanted_input(&self) -> PollFlags {
-        let room = self.input_open && self.pending.len() < PENDING_BYTES_MAX;
-        if room { PollFlags::IN } else { PollFlags::empty() }
+        if self.pending.len() < PENDING_BYTES_MAX { PollFlags::IN } else { PollFlags::empty() }
     }
 
     fn wanted_console(&self) -> PollFlags {
         if self.pending.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
     }
 
-    fn patience(&self, at_end: AtEnd) -> Option<Duration> {
-        match at_end {
-            AtEnd::LeaveWhenQuiet(quiet) if !self.input_open && self.pending.is_empty() => Some(quiet),
-            _ => None,
-        }
-    }
-
-    /// Takes input in; true when the user wants to leave.
+    /// Takes input in; true when the user wants to leave, or the terminal has gone.
     fn read_input(&mut self, stdin: BorrowedFd<'_>) -> Result<bool> {
         let mut chunk = [0; 4096];
         let length = rustix::io::read(stdin, &mut chunk)?;
-        self.input_open = length > 0;
         let typed = &chunk[..length];
-        if self.typed {
-            let end = typed.iter().position(|byte| *byte == LEAVE);
-            self.pending.extend_from_slice(&typed[..end.unwrap_or(length)]);
-            return Ok(end.is_some());
-        }
-        self.pending.extend(typed.iter().map(|byte| if *byte == b'\n' { b'\r' } else { *byte }));
-        Ok(false)
+        let end = typed.iter().position(|byte| *byte == LEAVE);
+        self.pending.extend_from_slice(&typed[..end.unwrap_or(length)]);
+        Ok(end.is_some() || typed.is_empty())
     }
 
     fn write_pending(&mut self) -> Result<()> {
@@ -207,7 +178,7 @@ fn would_block(error: &io::Error) -> bool {
 }
 
 /// Waits until a side has something to tell; true when the time ran out first.
-fn wait_for(sides: &mut [PollFd<'_>], patience: Option<Duration>) -> Result<bool> {
+pub(crate) fn wait_for(sides: &mut [PollFd<'_>], patience: Option<Duration>) -> Result<bool> {
     let timeout = patience.map(Timespec::try_from).transpose()?;
     match poll(sides, timeout.as_ref()) {
         Ok(ready) => Ok(ready == 0),
@@ -220,10 +191,6 @@ fn wait_for(sides: &mut [PollFd<'_>], patience: Option<Duration>) -> Result<bool
 mod tests {
     use super::*;
 
-    fn bridge(console: &UnixStream, typed: bool) -> Bridge<'_> {
-        Bridge { console, pending: Vec::new(), input_open: true, typed }
-    }
-
     fn input(bytes: &[u8]) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (&theirs).write_all(bytes).unwrap();
@@ -233,39 +200,23 @@ mod tests {
     #[test]
     fn the_leaving_key_ends_what_is_typed() {
         let (console, _guest) = UnixStream::pair().unwrap();
-        let mut bridge = bridge(&console, true);
+        let mut bridge = Bridge { console: &console, pending: Vec::new() };
         assert!(bridge.read_input(input(b"help\r\x1drest").as_fd()).unwrap());
         assert_eq!(bridge.pending, b"help\r");
     }
 
     #[test]
-    fn lines_of_a_script_end_as_the_enter_key_does() {
-        let (console, guest) = UnixStream::pair().unwrap();
-        let mut bridge = bridge(&console, false);
-        assert!(!bridge.read_input(input(b"help\n\x1d\n").as_fd()).unwrap());
-        bridge.write_pending().unwrap();
-        let mut arrived = [0; 7];
-        (&guest).read_exact(&mut arrived).unwrap();
-        assert_eq!(&arrived, b"help\r\x1d\r");
+    fn a_terminal_that_has_gone_ends_the_visit() {
+        let (console, _guest) = UnixStream::pair().unwrap();
+        let mut bridge = Bridge { console: &console, pending: Vec::new() };
+        assert!(bridge.read_input(input(b"").as_fd()).unwrap());
     }
 
     #[test]
     fn input_stops_while_the_port_takes_none() {
         let (console, _guest) = UnixStream::pair().unwrap();
-        let mut bridge = bridge(&console, false);
-        bridge.pending = vec![0; PENDING_BYTES_MAX];
+        let bridge = Bridge { console: &console, pending: vec![0; PENDING_BYTES_MAX] };
         assert!(bridge.wanted_input().is_empty());
         assert!(bridge.wanted_console().contains(PollFlags::OUT));
-    }
-
-    #[test]
-    fn the_end_of_a_script_is_left_only_when_all_is_sent() {
-        let (console, _guest) = UnixStream::pair().unwrap();
-        let mut bridge = bridge(&console, false);
-        let at_end = AtEnd::LeaveWhenQuiet(Duration::from_secs(1));
-        assert_eq!(bridge.patience(at_end), None);
-        bridge.input_open = false;
-        assert_eq!(bridge.patience(at_end), Some(Duration::from_secs(1)));
-        assert_eq!(bridge.patience(AtEnd::Stay), None);
     }
 }

@@ -1,26 +1,28 @@
-//! `cargo xtask console`: the terminal on a running appliance.
+//! `cargo xtask console`: the terminal on a running appliance, or a script.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::Location;
 use crate::qemu::Port;
-use crate::terminal::{self, AtEnd, Left};
+use crate::script::{self, Ended};
+use crate::terminal::{self, Left};
 
 /// Attach this terminal to a running appliance's console; Ctrl-] leaves.
 ///
-/// Standard input that is no terminal is sent line by line:
-/// `echo 'volume list' | cargo xtask console`.
+/// Standard input that is no terminal is a script, as in `echo 'volume list' | cargo xtask console`: each line is carried
+/// out, and only the answers are printed. The first error ends it with exit code 1 and the number of the line.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     location: Location,
-    /// After the end of a script, leave when the console has been quiet for so many milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 1000)]
-    quiet: u64,
+    /// Carry out the rest of a script after an error; the exit code is 1 all the same.
+    #[arg(long)]
+    keep_going: bool,
 }
 
 impl Arguments {
@@ -29,11 +31,16 @@ impl Arguments {
         let console = UnixStream::connect(&socket).with_context(|| {
             format!("no appliance offers {}: start one with `cargo xtask run`", socket.display())
         })?;
-        let left = terminal::attach(&console, AtEnd::LeaveWhenQuiet(Duration::from_millis(self.quiet)))?;
-        if left == Left::Closed {
-            eprintln!("\nThe appliance has gone.");
-            return Ok(ExitCode::FAILURE);
+        let ended = match terminal::is_interactive() {
+            true => match terminal::attach(&console)? {
+                Left::Closed => Ended::Closed,
+                Left::ByUser | Left::Signalled => Ended::Done,
+            },
+            false => script::run(&console, io::stdin().as_fd(), self.keep_going)?,
+        };
+        if ended == Ended::Closed {
+            eprintln!("\nThe appliance closed the console.");
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(if ended == Ended::Done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -1,25 +1,34 @@
 //! `cargo xtask run`: the appliance in this terminal.
 //!
-//! Leaving it, by key or by signal, shuts the appliance down; where it does not go by itself it is killed,
-//! which costs nothing that was flushed.
+//! Leaving it, by key, by signal or by the end of a script, shuts the appliance down; where it does not go by itself it is
+//! killed, which costs nothing that was flushed. QEMU has a session of its own, so a signal to our process group reaches us
+//! alone.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use serde_json::json;
 
+use crate::control::Client;
 use crate::kernel;
 use crate::qemu::{Accelerator, Appliance, Disk, Firmware, Machine, MachineType, Port};
+use crate::script::{self, Ended};
 use crate::setup::{Need, ensure};
 use crate::shell::{quote, say};
 use crate::symbols::BACKTRACE_MARK;
-use crate::terminal::{self, AtEnd, Left, Signals};
+use crate::terminal::{self, Left, Signals};
 use crate::{size, workspace};
 
 /// Boot the appliance on a sparse disk and give its console; Ctrl-] leaves and shuts it down.
+///
+/// Standard input that is no terminal is a script for the console; its end shuts the appliance down. To run in the background,
+/// use --no-console.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// RAM in MiB.
@@ -44,7 +53,7 @@ pub(super) struct Arguments {
     /// More options for the appliance, such as panic=halt.
     #[arg(long, value_name = "KEY=VALUE …")]
     cmdline: Vec<String>,
-    /// Show the boot log instead of the console.
+    /// Show the boot log instead of the console, and do not read standard input.
     #[arg(long)]
     no_console: bool,
     /// Build the kernel without optimisation.
@@ -60,8 +69,26 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(60);
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(15);
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long the pool may take to open before we go on without knowing.
+const POOL_PATIENCE: Duration = Duration::from_secs(10);
+const POOL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long QEMU takes to end at most once it has closed its sockets.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The appliance has 30 NBD ports by contract.
 const NBD_PORTS_MAX: u32 = 30;
+
+/// Why the appliance is no longer watched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    /// By the user, by a signal, or at the end of a script.
+    Asked,
+    /// A line of a script was refused.
+    Failed,
+    /// QEMU has ended.
+    Closed,
+}
 
 impl Arguments {
     pub(super) fn run(self) -> Result<ExitCode> {
@@ -76,12 +103,13 @@ impl Arguments {
         let machine = self.machine(kernel.elf);
         let signals = Signals::listen()?;
         let mut appliance = machine.start()?;
-        drop(appliance.wait_for_hello(HELLO_PATIENCE)?);
-        say(format!("up after {} ms", appliance.started().elapsed().as_millis()));
+        let mut control = appliance.wait_for_hello(HELLO_PATIENCE)?;
+        announce(&appliance, &mut control)?;
+        drop(control);
         self.introduce(&appliance);
         let left = match self.no_console {
             true => follow_log(&mut appliance, &machine, &signals)?,
-            false => terminal::attach(&appliance.connect(Port::Console, HELLO_PATIENCE)?, AtEnd::Stay)?,
+            false => follow_console(&mut appliance, &signals)?,
         };
         finish(appliance, left)
     }
@@ -106,6 +134,7 @@ impl Arguments {
             .accelerator(accelerator)
             .nbd_ports(self.ports)
             .disks(disks)
+            .cut_at_reset()
             .option("pool=auto");
         // The appliance takes the last of repeated options, so these may override ours.
         self.cmdline.iter().fold(machine, |machine, option| machine.option(option))
@@ -131,8 +160,68 @@ impl Arguments {
     }
 }
 
+/// Says that the appliance is up, or why it has no pool.
+fn announce(appliance: &Appliance, control: &mut Client) -> Result<()> {
+    let milliseconds = appliance.started().elapsed().as_millis();
+    let mut info = control.call("system.info", json!({}))?;
+    let deadline = Instant::now() + POOL_PATIENCE;
+    while info["pool_state"] == "opening" && Instant::now() < deadline {
+        thread::sleep(POOL_INTERVAL);
+        info = control.call("system.info", json!({}))?;
+    }
+    let problem = info["pool_problem"].as_str().unwrap_or("no reason is known");
+    match info["pool_state"].as_str() {
+        Some("opening") => {
+            say("the pool is still being opened; `system info` on the console tells how it stands")
+        }
+        Some("absent") => {
+            say(format!("the appliance answers, but it has no pool and serves no volume: {problem}"))
+        }
+        _ => say(format!("up after {milliseconds} ms")),
+    }
+    for problem in info["problems"].as_array().into_iter().flatten() {
+        say(format!("problem: {}", problem.as_str().unwrap_or_default()));
+    }
+    Ok(())
+}
+
+/// Gives the console to the terminal, or to the script that standard input is. A reset of the machine closes the console's
+/// socket, and the terminal goes on with the next one.
+fn follow_console(appliance: &mut Appliance, signals: &Signals) -> Result<Stopped> {
+    if !terminal::is_interactive() {
+        let console = appliance.connect(Port::Console, HELLO_PATIENCE)?;
+        return Ok(match script::run(&console, io::stdin().as_fd(), false)? {
+            Ended::Done | Ended::Signalled => Stopped::Asked,
+            Ended::Closed if has_ended(appliance)? => Stopped::Closed,
+            // A restart took the rest of the script with it.
+            Ended::Errors(_) | Ended::Closed => Stopped::Failed,
+        });
+    }
+    loop {
+        let console = appliance.connect(Port::Console, HELLO_PATIENCE)?;
+        match terminal::attach(&console)? {
+            Left::ByUser | Left::Signalled => return Ok(Stopped::Asked),
+            Left::Closed if has_ended(appliance)? => return Ok(Stopped::Closed),
+            Left::Closed if signals.wait(Duration::ZERO)? => return Ok(Stopped::Asked),
+            Left::Closed => println!("\n(the appliance has started anew)"),
+        }
+    }
+}
+
+/// Whether QEMU ends now, or only the console was cut.
+fn has_ended(appliance: &mut Appliance) -> Result<bool> {
+    let deadline = Instant::now() + END_PATIENCE;
+    while appliance.ended()?.is_none() {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        thread::sleep(POOL_INTERVAL);
+    }
+    Ok(true)
+}
+
 /// Shows COM1 until the machine ends or a signal asks us to.
-fn follow_log(appliance: &mut Appliance, machine: &Machine, signals: &Signals) -> Result<Left> {
+fn follow_log(appliance: &mut Appliance, machine: &Machine, signals: &Signals) -> Result<Stopped> {
     let mut log = File::open(machine.directory().join("serial.log"))?;
     loop {
         let mut new = Vec::new();
@@ -140,22 +229,22 @@ fn follow_log(appliance: &mut Appliance, machine: &Machine, signals: &Signals) -
         io::stdout().write_all(&new)?;
         io::stdout().flush()?;
         if appliance.ended()?.is_some() {
-            return Ok(Left::Closed);
+            return Ok(Stopped::Closed);
         }
         if signals.wait(LOG_INTERVAL)? {
-            return Ok(Left::Signalled);
+            return Ok(Stopped::Asked);
         }
     }
 }
 
 /// Ends the appliance unless it has ended by itself, and shows any panic it left behind.
-fn finish(mut appliance: Appliance, left: Left) -> Result<ExitCode> {
+fn finish(mut appliance: Appliance, stopped: Stopped) -> Result<ExitCode> {
     println!();
     let log = appliance.serial_log();
     if log.contains(BACKTRACE_MARK) {
         eprintln!("The appliance panicked; COM1 said:\n{log}");
     }
-    if left == Left::Closed {
+    if stopped == Stopped::Closed {
         let status = appliance.wait_for_end(SHUTDOWN_PATIENCE)?;
         say(format!("QEMU ended with {status}"));
         return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -164,7 +253,7 @@ fn finish(mut appliance: Appliance, left: Left) -> Result<ExitCode> {
     if !appliance.shut_down(SHUTDOWN_PATIENCE)? {
         say("it did not go by itself and was killed; everything flushed is on the disks");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if stopped == Stopped::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Reads `PATH` or `PATH,SIZE`.

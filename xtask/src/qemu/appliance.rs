@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
@@ -15,10 +16,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::json;
 
 use super::command::{self, SERIAL_LOG};
-use super::{EMULATOR_LOG, Machine, Port, SOCKET_PATH_BYTES_MAX, accelerator, evidence};
+use super::{EMULATOR_LOG, Machine, Port, SOCKET_PATH_BYTES_MAX, accelerator, evidence, resets};
 use crate::control::Client;
+use crate::qmp::Qmp;
 use crate::symbols::{BACKTRACE_MARK, Symbols};
 use crate::{kernel, shell};
 
@@ -59,6 +62,12 @@ impl Appliance {
         let log_start = fs::metadata(machine.directory.join(SERIAL_LOG)).map_or(0, |log| log.len());
         let started = Instant::now();
         let (child, watcher) = spawn(machine)?;
+        if machine.cut_at_reset {
+            resets::follow(
+                machine.resets(),
+                machine.ports.iter().map(|port| command::port_id(*port)).collect(),
+            );
+        }
         Ok(Appliance {
             machine: machine.clone(),
             child,
@@ -165,16 +174,14 @@ impl Appliance {
         self.end()
     }
 
-    /// Asks the appliance to shut down, and kills it where it does not within `patience`. True when it went
-    /// by itself.
+    /// Presses the power button, and kills the machine where the appliance has not gone down within `patience`. True when
+    /// it went by itself. Needs no port: other clients may hold them all.
     pub fn shut_down(mut self, patience: Duration) -> Result<bool> {
-        let deadline = Instant::now() + patience;
-        let asked = self.wait_for_hello(patience).and_then(|mut control| {
-            control.send("system.shutdown", serde_json::json!({}))?;
-            self.wait_for_end(deadline.saturating_duration_since(Instant::now()))
-        });
+        let pressed = Qmp::connect(&self.machine.qmp())
+            .and_then(|mut qmp| qmp.call("system_powerdown", json!({})))
+            .and_then(|_| self.wait_for_end(patience));
         self.end()?;
-        Ok(asked.is_ok())
+        Ok(pressed.is_ok())
     }
 
     /// What came out of COM1 since this start, with functions and lines below each backtrace.
@@ -266,8 +273,8 @@ fn take_directory(machine: &Machine) -> Result<File> {
         // A socket that is not there is what is wanted here; any other trouble QEMU will name.
         let _ = fs::remove_file(machine.socket(*port));
     }
-    if machine.evidence {
-        let _ = fs::remove_file(machine.monitor());
+    for (_, socket) in command::monitors(machine) {
+        let _ = fs::remove_file(socket);
     }
     Ok(lock)
 }
@@ -293,12 +300,17 @@ fn spawn(machine: &Machine) -> Result<(Arc<Mutex<Child>>, JoinHandle<()>)> {
     Ok((child, watcher))
 }
 
-/// Has the kernel kill the program when the thread that starts it ends. Without `setpriv` (util-linux) only
-/// an orderly end of ours takes QEMU along.
-fn tied_to_this_thread(command: Command) -> Command {
-    let Some(setpriv) = shell::find_program("setpriv") else { return command };
+/// Has the kernel kill the program when the thread that starts it ends, and gives it a session of its own: a signal to our
+/// process group, from a terminal or from `timeout`, is for us, and we then end the appliance in order. Without util-linux
+/// only an orderly end of ours takes QEMU along.
+fn tied_to_this_thread(mut command: Command) -> Command {
+    let (Some(setpriv), Some(setsid)) = (shell::find_program("setpriv"), shell::find_program("setsid"))
+    else {
+        command.process_group(0);
+        return command;
+    };
     let mut tied = Command::new(setpriv);
-    tied.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    tied.args(["--pdeathsig", "KILL", "--"]).arg(setsid).arg(command.get_program()).args(command.get_args());
     tied
 }
 

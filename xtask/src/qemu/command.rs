@@ -1,6 +1,7 @@
 //! QEMU's command line for a machine. Nothing is left to QEMU's defaults, so a user's own configuration
 //! cannot change what a test means.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use clap::ValueEnum;
@@ -68,12 +69,25 @@ pub(super) fn command(machine: &Machine) -> Command {
     for (index, disk) in machine.disks.iter().enumerate() {
         command.args(disk.arguments(index));
     }
-    if machine.evidence {
-        let socket = escaped(&machine.monitor().to_string_lossy());
-        command.args(["-monitor", &format!("unix:{socket},server=on,wait=off")]);
+    for (option, socket) in monitors(machine) {
+        let socket = escaped(&socket.to_string_lossy());
+        command.args([option, &format!("unix:{socket},server=on,wait=off")]);
     }
     command.args(port_arguments(machine)).args(&machine.arguments);
     command
+}
+
+/// The sockets on which QEMU itself is talked to, each with the option that makes it.
+pub(super) fn monitors(machine: &Machine) -> Vec<(&'static str, PathBuf)> {
+    let mut monitors = vec![("-qmp", machine.qmp())];
+    monitors.extend(machine.cut_at_reset.then(|| ("-qmp", machine.resets())));
+    monitors.extend(machine.evidence.then(|| ("-monitor", machine.monitor())));
+    monitors
+}
+
+/// The character device behind a port.
+pub(super) fn port_id(port: Port) -> String {
+    port.socket_name().replace(".sock", "")
 }
 
 /// One controller and its ports, each a socket that QEMU listens on.
@@ -91,7 +105,7 @@ fn port_arguments(machine: &Machine) -> Vec<String> {
 }
 
 fn one_port(machine: &Machine, port: Port) -> [String; 4] {
-    let id = port.socket_name().replace(".sock", "");
+    let id = port_id(port);
     let path = escaped(&machine.socket(port).to_string_lossy());
     let name = port.guest_name();
     [

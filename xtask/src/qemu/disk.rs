@@ -1,7 +1,7 @@
 //! Disks of a machine: a sparse raw file as a rule, anything that QEMU's block layer offers where a test
 //! needs faults.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -55,14 +55,11 @@ impl Disk {
         self.file.as_ref().map(|(path, _)| path.as_path())
     }
 
-    /// Makes the file where it is missing.
+    /// Makes the file where it is missing, but no directory for it.
     pub(super) fn prepare(&self) -> Result<()> {
         let Some((path, size)) = &self.file else { return Ok(()) };
         if path.exists() {
             return Ok(());
-        }
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
         }
         let file = OpenOptions::new().write(true).create_new(true).open(path);
         file.and_then(|file| file.set_len(*size))
@@ -99,11 +96,15 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_missing_file_is_made_sparse_and_an_existing_one_left_alone() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("new/disk.img");
+        let nowhere = Disk::file(directory.path().join("new/disk.img"), 1 << 20).prepare().unwrap_err();
+        assert!(nowhere.to_string().contains("new/disk.img"), "{nowhere}");
+        assert!(!directory.path().join("new").exists(), "a mistyped path leaves no directories behind");
+        let path = directory.path().join("disk.img");
         Disk::file(&path, 1 << 40).prepare().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 40);
         Disk::file(&path, 1 << 20).prepare().unwrap();

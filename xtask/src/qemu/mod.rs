@@ -23,13 +23,15 @@
 //! A directory is used by one appliance at a time.
 //!
 //! [`command`] writes QEMU's command line, [`disk`] makes disks, [`accelerator`] finds out whether KVM is
-//! worth using, [`appliance`] holds the running machine, [`evidence`] keeps what a failed test leaves.
+//! worth using, [`appliance`] holds the running machine, [`resets`] cuts the sockets of clients that a reset
+//! left behind, [`evidence`] keeps what a failed test leaves.
 
 mod accelerator;
 mod appliance;
 mod command;
 mod disk;
 mod evidence;
+mod resets;
 
 pub use accelerator::Accelerator;
 pub use appliance::Appliance;
@@ -49,6 +51,12 @@ const EMULATOR_LOG: &str = "qemu.log";
 
 /// The socket of QEMU's monitor, in the machine's directory.
 const MONITOR_SOCKET: &str = "monitor.sock";
+
+/// The socket of QMP, for whoever wants to talk to QEMU.
+const QMP_SOCKET: &str = "qmp.sock";
+
+/// A second one, which [`resets`] keeps for itself.
+const RESETS_SOCKET: &str = "resets.sock";
 
 /// A port of the appliance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +105,7 @@ pub struct Machine {
     arguments: Vec<String>,
     limit: Option<Duration>,
     evidence: bool,
+    cut_at_reset: bool,
 }
 
 impl Machine {
@@ -117,6 +126,7 @@ impl Machine {
             arguments: Vec::new(),
             limit: None,
             evidence: false,
+            cut_at_reset: false,
         }
     }
 
@@ -198,6 +208,21 @@ impl Machine {
     pub fn keep_evidence(mut self) -> Machine {
         self.evidence = true;
         self
+    }
+
+    /// After a reset, closes the sockets of the clients that were connected, so that they connect anew.
+    pub fn cut_at_reset(mut self) -> Machine {
+        self.cut_at_reset = true;
+        self
+    }
+
+    /// The socket of QMP; it serves one client at a time.
+    pub fn qmp(&self) -> PathBuf {
+        self.directory.join(QMP_SOCKET)
+    }
+
+    fn resets(&self) -> PathBuf {
+        self.directory.join(RESETS_SOCKET)
     }
 
     /// The socket of QEMU's monitor, on a machine that keeps evidence.

@@ -3,17 +3,15 @@
 
 use std::fs;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail, ensure};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::json;
 
 use super::Compare;
 use super::peer::{Peer, Process};
-use crate::nbd::PATIENCE;
+use crate::qmp::Qmp;
 use crate::shell;
 
 const SOCKET: &str = "nbd.sock";
@@ -83,7 +81,7 @@ pub(super) enum Snapshot {
 pub(super) struct Qcow2 {
     process: Process,
     directory: PathBuf,
-    monitor: Monitor,
+    monitor: Qmp,
     snapshot: Snapshot,
 }
 
@@ -106,7 +104,7 @@ impl Qcow2 {
         command.arg(format!("type=nbd,id=export,node-name={NODE},name={EXPORT},writable=on"));
         let mut process = Process::start(command, directory, "server")?;
         process.wait_for(&socket)?;
-        let monitor = Monitor::connect(&monitor)?;
+        let monitor = Qmp::connect(&monitor)?;
         Ok(Box::new(Qcow2 { process, directory: directory.into(), monitor, snapshot }))
     }
 }
@@ -150,7 +148,8 @@ impl Peer for Qcow2 {
         match self.snapshot {
             Snapshot::Internal => {
                 let which = json!({ "device": NODE, "name": "point" });
-                self.monitor.call("blockdev-snapshot-delete-internal-sync", which)
+                self.monitor.call("blockdev-snapshot-delete-internal-sync", which)?;
+                Ok(())
             }
             Snapshot::Overlay => {
                 self.monitor.call("block-commit", json!({ "device": OVERLAY, "job-id": "commit" }))?;
@@ -161,56 +160,5 @@ impl Peer for Qcow2 {
                 Ok(fs::remove_file(self.directory.join("overlay.qcow2"))?)
             }
         }
-    }
-}
-
-/// QEMU's own control protocol, QMP.
-struct Monitor {
-    stream: UnixStream,
-    lines: BufReader<UnixStream>,
-    /// Events that came while an answer was waited for.
-    events: Vec<Value>,
-}
-
-impl Monitor {
-    fn connect(socket: &Path) -> Result<Monitor> {
-        let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let lines = BufReader::new(stream.try_clone()?);
-        let mut monitor = Monitor { stream, lines, events: Vec::new() };
-        monitor.line()?;
-        monitor.call("qmp_capabilities", json!({}))?;
-        Ok(monitor)
-    }
-
-    fn line(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        while line.trim().is_empty() {
-            line.clear();
-            ensure!(self.lines.read_line(&mut line)? > 0, "QEMU closed its monitor");
-        }
-        Ok(serde_json::from_str(&line)?)
-    }
-
-    fn call(&mut self, command: &str, arguments: Value) -> Result<()> {
-        let request = json!({ "execute": command, "arguments": arguments });
-        self.stream.write_all(format!("{request}\n").as_bytes())?;
-        loop {
-            let line = self.line()?;
-            match line.get("return") {
-                Some(_) => return Ok(()),
-                None if line.get("error").is_some() => bail!("{command}: {}", line["error"]["desc"]),
-                None => self.events.push(line),
-            }
-        }
-    }
-
-    fn wait_for(&mut self, event: &str) -> Result<()> {
-        while !self.events.iter().any(|line| line["event"] == event) {
-            let line = self.line()?;
-            self.events.push(line);
-        }
-        self.events.clear();
-        Ok(())
     }
 }
