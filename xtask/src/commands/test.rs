@@ -35,6 +35,9 @@ pub(super) struct Arguments {
 /// Where the QEMU tests find the kernel.
 const KERNEL_VARIABLE: &str = "DATUM_KERNEL";
 
+/// Where they find this program, which some of them run.
+const PROGRAM_VARIABLE: &str = "DATUM_XTASK";
+
 /// What makes tests take their full form.
 const SCALE_VARIABLE: &str = "DATUM_SCALE";
 
@@ -104,7 +107,7 @@ impl Arguments {
         let kernel = kernel::build(false)?;
         let mut command = cargo();
         command.args(["test", "--locked", "--no-fail-fast", "--package", TESTS, "--features", QEMU_FEATURE]);
-        command.env(KERNEL_VARIABLE, kernel.elf);
+        command.env(KERNEL_VARIABLE, kernel.elf).env(PROGRAM_VARIABLE, std::env::current_exe()?);
         for target in targets {
             command.args(["--test", &target]);
         }
