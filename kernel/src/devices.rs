@@ -82,7 +82,7 @@ impl Devices {
         if !self.ports.is_empty() {
             return Err("there is one virtio-serial device already; put all ports on that".into());
         }
-        let options = ConsoleOptions { receive_buffers, clients_speak_first };
+        let options = ConsoleOptions { receive_buffers };
         let console = Console::new(transport, options).map_err(sentence)?;
         executor.add_device(console.clone());
         console.settled().await.map_err(sentence)?;
@@ -144,12 +144,8 @@ fn sentence(error: impl Display) -> String {
 }
 
 fn receive_buffers(port: &str) -> u16 {
-    if clients_speak_first(port) { COMMAND_RECEIVE_BUFFERS } else { NBD_RECEIVE_BUFFERS }
-}
-
-/// A client of control or console may send a command without waiting for the greeting; NBD forbids that.
-fn clients_speak_first(port: &str) -> bool {
-    !port.starts_with(crate::service::NBD_PORT_PREFIX)
+    let carries_blocks = port.starts_with(crate::service::NBD_PORT_PREFIX);
+    if carries_blocks { NBD_RECEIVE_BUFFERS } else { COMMAND_RECEIVE_BUFFERS }
 }
 
 /// Whether a serial can be a name, by the contract's pattern.

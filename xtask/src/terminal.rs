@@ -3,7 +3,8 @@
 //!
 //! One loop waits for all sides, signals included, so leaving by whatever way passes through the `Drop` that
 //! restores the terminal. Bytes on their way in are kept here and written as the port takes them: pasted text
-//! longer than the port's buffers cannot block while the appliance blocks on its output.
+//! longer than the port's buffers cannot block while the appliance blocks on its output. None is written before the
+//! appliance has said something: what comes before its greeting it may drop.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -44,7 +45,7 @@ pub fn attach(console: &UnixStream) -> Result<Left> {
     let stdin = io::stdin();
     let _raw = RawMode::enter(stdin.as_fd())?;
     console.set_nonblocking(true)?;
-    Bridge { console, pending: Vec::new() }.run(&signals)
+    Bridge { console, greeted: false, pending: Vec::new() }.run(&signals)
 }
 
 /// A terminal whose keys arrive one by one. Restored when dropped, so also while a panic unwinds.
@@ -102,6 +103,8 @@ impl Signals {
 
 struct Bridge<'a> {
     console: &'a UnixStream,
+    /// Whether the appliance has said anything yet.
+    greeted: bool,
     pending: Vec<u8>,
 }
 
@@ -133,7 +136,8 @@ impl Bridge<'_> {
     }
 
     fn wanted_console(&self) -> PollFlags {
-        if self.pending.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
+        let writes = self.greeted && !self.pending.is_empty();
+        if writes { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN }
     }
 
     /// Takes input in; true when the user wants to leave, or the terminal has gone.
@@ -147,6 +151,9 @@ impl Bridge<'_> {
     }
 
     fn write_pending(&mut self) -> Result<()> {
+        if !self.greeted {
+            return Ok(());
+        }
         match (&mut &*self.console).write(&self.pending) {
             Ok(length) => drop(self.pending.drain(..length)),
             Err(error) if would_block(&error) => {}
@@ -162,6 +169,7 @@ impl Bridge<'_> {
         match (&mut &*self.console).read(&mut chunk) {
             Ok(0) => Ok(false),
             Ok(length) => {
+                self.greeted = true;
                 let mut out = io::stdout();
                 out.write_all(&chunk[..length])?;
                 out.flush()?;
@@ -200,7 +208,7 @@ mod tests {
     #[test]
     fn the_leaving_key_ends_what_is_typed() {
         let (console, _guest) = UnixStream::pair().unwrap();
-        let mut bridge = Bridge { console: &console, pending: Vec::new() };
+        let mut bridge = Bridge { console: &console, greeted: true, pending: Vec::new() };
         assert!(bridge.read_input(input(b"help\r\x1drest").as_fd()).unwrap());
         assert_eq!(bridge.pending, b"help\r");
     }
@@ -208,14 +216,32 @@ mod tests {
     #[test]
     fn a_terminal_that_has_gone_ends_the_visit() {
         let (console, _guest) = UnixStream::pair().unwrap();
-        let mut bridge = Bridge { console: &console, pending: Vec::new() };
+        let mut bridge = Bridge { console: &console, greeted: true, pending: Vec::new() };
         assert!(bridge.read_input(input(b"").as_fd()).unwrap());
+    }
+
+    /// What a client sends before it is greeted may be dropped with what the client before it left.
+    #[test]
+    fn what_is_typed_waits_until_the_console_has_said_something() {
+        let (console, guest) = UnixStream::pair().unwrap();
+        guest.set_nonblocking(true).unwrap();
+        let mut bridge = Bridge { console: &console, greeted: false, pending: Vec::new() };
+        bridge.read_input(input(b"help\r").as_fd()).unwrap();
+        bridge.write_pending().unwrap();
+        assert!(would_block(&(&guest).read(&mut [0; 5]).unwrap_err()));
+        assert!(!bridge.wanted_console().contains(PollFlags::OUT), "it would be asked over and over");
+        (&guest).write_all(b"datum> ").unwrap();
+        assert!(bridge.show_output().unwrap());
+        bridge.write_pending().unwrap();
+        let mut arrived = [0; 5];
+        (&guest).read_exact(&mut arrived).unwrap();
+        assert_eq!(&arrived, b"help\r");
     }
 
     #[test]
     fn input_stops_while_the_port_takes_none() {
         let (console, _guest) = UnixStream::pair().unwrap();
-        let bridge = Bridge { console: &console, pending: vec![0; PENDING_BYTES_MAX] };
+        let bridge = Bridge { console: &console, greeted: true, pending: vec![0; PENDING_BYTES_MAX] };
         assert!(bridge.wanted_input().is_empty());
         assert!(bridge.wanted_console().contains(PollFlags::OUT));
     }

@@ -237,11 +237,8 @@ impl<T: DeviceTransport> Engine<T> {
         port.host_open = false;
         if port.in_session {
             port.end_session(&mut self.woken);
-        } else {
-            port.drop_certain();
         }
-        if port.end_open && !port.speaks_first {
-            port.end_open = false;
+        if mem::take(&mut port.end_open) {
             port.unsettled = Some(self.control.send(ControlMessage::PortOpen(number as u32, false)));
         }
     }
@@ -260,10 +257,7 @@ impl<T: DeviceTransport> Engine<T> {
             port.accepting.register(context);
             return Poll::Pending;
         }
-        port.stock(
-            (self.options.receive_buffers)(&port.name),
-            (self.options.clients_speak_first)(&port.name),
-        );
+        port.stock((self.options.receive_buffers)(&port.name));
         match port.drain(&mut self.woken) {
             Ok(()) => {
                 port.begin_session();

@@ -51,14 +51,11 @@ impl core::error::Error for Disconnected {}
 pub struct ConsoleOptions {
     /// Receive buffers for a port of this name, at least one and at most as many as its queue holds (128).
     pub receive_buffers: fn(&str) -> u16,
-    /// Whether a client of a port of this name may speak before it is greeted. When one client follows another so
-    /// fast that bytes may be of either, they are then taken for the new one's, else dropped ([`port`] says why).
-    pub clients_speak_first: fn(&str) -> bool,
 }
 
 impl Default for ConsoleOptions {
     fn default() -> Self {
-        Self { receive_buffers: |_| 32, clients_speak_first: |_| false }
+        Self { receive_buffers: |_| 32 }
     }
 }
 

@@ -4,13 +4,10 @@
 //! it tells the device that its own end is open only while a session is accepted, and a device moves no data
 //! towards an end that is closed. When a client leaves, the end is closed; when the device has handled that, no
 //! more data can come, and what has come is of the old session and is dropped. Only then is the next accepted.
-//! Bytes that a client sends before it is accepted wait on the host.
 //!
-//! That order costs the first bytes of a client that speaks before it is greeted and follows another at once:
-//! QEMU discards what it reads for a closed end in the very moment of its closing. Where clients may speak first
-//! ([`super::ConsoleOptions::clients_speak_first`]) the end therefore stays open, and what has come is told apart by
-//! looks at the control queue: bytes that were there before a look that showed no new client are the old one's and
-//! are dropped; bytes that came since may be of either and are taken for the new one's.
+//! Bytes that a client sends before it is accepted wait on the host, unless it follows another at once: what QEMU
+//! reads before it has heard that the end is closed is dropped with the old client's. So a client waits for its
+//! greeting before it speaks.
 
 use super::control::Ticket;
 use super::message::Message;
@@ -41,16 +38,12 @@ pub(super) struct PortState {
     pub(super) unsettled: Option<Ticket>,
     /// The device may move data towards us.
     pub(super) end_open: bool,
-    /// A client may speak before it is greeted.
-    pub(super) speaks_first: bool,
     pub(super) receive: Queue<Buffer>,
     pub(super) transmit: Queue<Rc<Message>>,
     /// Receive buffers were posted.
     stocked: bool,
-    /// What has arrived and was not fetched yet: buffer, bytes in it.
+    /// What has arrived in this session and was not fetched yet: buffer, bytes in it.
     arrived: VecDeque<(Buffer, usize)>,
-    /// How many of `arrived` came before a look at the control queue that showed no change of client.
-    certain: usize,
     /// Bytes already fetched from the first of `arrived`.
     fetched: usize,
     /// Messages that are not over, oldest first.
@@ -72,12 +65,10 @@ impl PortState {
             session: 0,
             unsettled: None,
             end_open: false,
-            speaks_first: false,
             receive,
             transmit,
             stocked: false,
             arrived: VecDeque::new(),
-            certain: 0,
             fetched: 0,
             unfinished: VecDeque::new(),
             laid_out: 0,
@@ -88,10 +79,9 @@ impl PortState {
     }
 
     /// Posts the receive buffers, once: at most as many as the queue holds.
-    pub(super) fn stock(&mut self, buffers: u16, speaks_first: bool) {
+    pub(super) fn stock(&mut self, buffers: u16) {
         if !self.stocked {
             self.stocked = true;
-            self.speaks_first = speaks_first;
             self.arrived.reserve(usize::from(buffers));
             for _ in 0..buffers {
                 self.post(Box::new([0; RECEIVE_BUFFER_BYTES]));
@@ -113,20 +103,19 @@ impl PortState {
         self.arrived.is_empty() && !self.receive.stirs() && !self.transmit.stirs()
     }
 
-    /// Takes in what the device has received, just after a look at the control queue. True if there was anything.
+    /// Takes in what the device has received, just after a look at the control queue; between two sessions it is dropped.
+    /// True if there was anything.
     pub(super) fn take_in(&mut self, woken: &mut Vec<Waker>) -> Result<bool, Fault> {
         let mut any = false;
-        self.certain = self.arrived.len();
-        if !self.host_open && !self.in_session {
-            self.drop_arrived(self.certain);
-        }
         // No more than was posted when it began: an empty buffer goes back at once, and may come back at once.
         for _ in 0..self.receive.in_flight() {
             let Some(completion) = self.receive.complete()? else { break };
             any = true;
             match completion.written as usize {
-                0 => self.post(completion.owner),
-                length => self.arrived.push_back((completion.owner, length)),
+                length if length > 0 && self.in_session => {
+                    self.arrived.push_back((completion.owner, length));
+                }
+                _ => self.post(completion.owner),
             }
         }
         if any {
@@ -140,16 +129,7 @@ impl PortState {
     pub(super) fn drain(&mut self, woken: &mut Vec<Waker>) -> Result<(), Fault> {
         self.take_in(woken)?;
         self.take_sent(woken)?;
-        if !self.speaks_first {
-            self.drop_arrived(self.arrived.len());
-        }
         Ok(())
-    }
-
-    /// Drops what is certainly the old client's, now that it has left.
-    pub(super) fn drop_certain(&mut self) {
-        // A buffer begun is of the session that began it, whenever it came.
-        self.drop_arrived(self.certain.max(usize::from(self.fetched > 0)));
     }
 
     fn drop_arrived(&mut self, count: usize) {
@@ -158,7 +138,6 @@ impl PortState {
             let dropped = self.arrived.pop_front();
             dropped.into_iter().for_each(|(buffer, _)| self.post(buffer));
         }
-        self.certain = self.certain.saturating_sub(count);
     }
 
     /// Moves bytes that have arrived to the pieces of `into`, one after the other. None where there are none yet.
@@ -277,7 +256,7 @@ impl PortState {
     pub(super) fn end_session(&mut self, woken: &mut Vec<Waker>) {
         self.in_session = false;
         self.laid_out = 0;
-        self.drop_certain();
+        self.drop_arrived(self.arrived.len());
         for message in self.unfinished.drain(..) {
             woken.extend(message.end(Err(Disconnected)));
         }

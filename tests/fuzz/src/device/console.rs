@@ -27,7 +27,7 @@ const MULTIPORT: u64 = 1 << 1;
 const EVENTS: u16 = 2;
 const MESSAGES: u16 = 3;
 const SIZES: [u32; 8] = [16, 1, 2, 4, 8, 32, 3, u32::MAX];
-const NAMES: [&[u8]; 4] = [b"first", b"speaks\0", b"", &[0xff; 300]];
+const NAMES: [&[u8]; 4] = [b"first", b"second\0", b"", &[0xff; 300]];
 
 const READY: u16 = 0;
 const ADD: u16 = 1;
@@ -55,8 +55,7 @@ fn transport(input: &mut Input<'_>) -> FakeTransport {
 pub(super) fn console(run: &Run, input: &mut Input<'_>) {
     let transport = transport(input);
     let mut device = Hostile::new(run, transport.clone(), true);
-    let options =
-        ConsoleOptions { receive_buffers: |_| 4, clients_speak_first: |name| name.starts_with("speaks") };
+    let options = ConsoleOptions { receive_buffers: |_| 4 };
     let Ok(driver) = Console::new(transport, options) else { return };
     let mut waits = Vec::new();
     for _ in 0..STEPS_MAX {
