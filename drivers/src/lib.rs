@@ -11,6 +11,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod clock;
+pub mod cmos;
 pub mod entropy;
 pub mod interrupts;
 pub mod memory;

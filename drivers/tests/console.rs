@@ -31,14 +31,23 @@ struct Host {
 
 impl Host {
     fn start() -> (Self, Rc<Console<FakeTransport>>, Vec<Port<FakeTransport>>) {
+        Self::start_with(false, &[])
+    }
+
+    /// Starts the driver where somebody is connected to some ports already.
+    fn start_with(
+        after_reset: bool,
+        connected: &[u32],
+    ) -> (Self, Rc<Console<FakeTransport>>, Vec<Port<FakeTransport>>) {
         let mut config = vec![0; 12];
         config[4] = 4;
         let transport = FakeTransport::new(MULTIPORT | EVENT_IDX | INDIRECT, 32, config);
-        let options = ConsoleOptions { receive_buffers: |_| 4 };
+        let options = ConsoleOptions { receive_buffers: |_| 4, after_reset };
         let console = Console::new(transport.clone(), options).expect("a working device");
         let (guest_open, host_open, sent, held) = Default::default();
         let mut host =
             Self { transport, guest_open, host_open, sent, held, throttled: false, events_dropped: 0 };
+        host.host_open.extend(connected.iter().map(|&port| (port, true)));
         let mut settled = Box::pin(console.settled());
         while (&mut settled).now_or_never().is_none() {
             host.turn(&console);
@@ -314,6 +323,47 @@ fn bytes_that_may_be_of_either_client_are_dropped() {
         host.connect(2);
         assert!(host.say(2, b"before its greeting"), "the device has not heard yet that our end is closed");
         assert_eq!(receive(&ports[1]), Some(Err(Disconnected)));
+    }
+}
+
+/// A reset leaves clients connected. The greeting of the next start came to them in the middle of their sessions.
+#[test]
+fn who_was_connected_before_a_reset_is_not_accepted_and_not_heard() {
+    let (mut host, console, ports) = Host::start_with(true, &[2]);
+    let mut accept = Box::pin(ports[1].accept());
+    for _ in 0..9 {
+        assert!((&mut accept).now_or_never().is_none());
+        host.turn(&console);
+        host.say(2, b"an old request");
+    }
+    assert!(host.say(2, b"taken and dropped, for ever so long"));
+    console.poll();
+    host.disconnect(2);
+    host.connect(2);
+    while (&mut accept).now_or_never().is_none() {
+        host.turn(&console);
+    }
+    host.turn(&console);
+    assert!(host.say(2, b"new"));
+    console.poll();
+    assert_eq!(receive(&ports[1]), Some(Ok("new".into())));
+}
+
+#[test]
+fn who_connects_after_a_reset_or_while_the_machine_starts_is_accepted() {
+    let (mut host, console, ports) = Host::start_with(true, &[]);
+    host.connect(2);
+    host.turn(&console);
+    assert!(ports[1].accept().now_or_never().is_some());
+    let (_host, _console, ports) = Host::start_with(false, &[2]);
+    assert!(ports[1].accept().now_or_never().is_some());
+    // An edge that the device could not tell of.
+    let (mut host, console, ports) = Host::start_with(true, &[2]);
+    assert!(ports[1].accept().now_or_never().is_none());
+    host.connect(2);
+    let mut accept = Box::pin(ports[1].accept());
+    while (&mut accept).now_or_never().is_none() {
+        host.turn(&console);
     }
 }
 

@@ -11,12 +11,12 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
-use datum_drivers::log;
 use datum_drivers::virtio::block::{BlockDevice, QUEUE_DEPTH_MAX};
 use datum_drivers::virtio::console::{Console, ConsoleOptions};
 use datum_drivers::virtio::entropy::Entropy;
 use datum_drivers::virtio::pci::{self, PciTransport, VirtioFunction};
 use datum_drivers::virtio::transport::DeviceType;
+use datum_drivers::{cmos, log};
 use datum_service::{FoundDisk, FoundDisks};
 
 /// Receive buffers of an NBD port, 4 KiB each: enough to keep a large write flowing.
@@ -34,6 +34,8 @@ pub(crate) struct Devices {
     pub(crate) seed: [u64; 4],
     /// The disks, not opened yet.
     disks: Vec<VirtioFunction>,
+    /// Clients of the ports may be those of before a reset.
+    after_reset: bool,
     /// What could not be used, each as a sentence that names the device.
     problems: Vec<String>,
 }
@@ -41,7 +43,8 @@ pub(crate) struct Devices {
 impl Devices {
     /// Opens every device on the bus but the disks, and gives it to the executor.
     pub(crate) async fn find(executor: &Executor) -> Self {
-        let mut devices = Self::default();
+        // Here and no sooner: a machine that is reset before has greeted nobody.
+        let mut devices = Self { after_reset: cmos::mark_start(), ..Self::default() };
         for function in pci::discover() {
             let address = function.address().to_string();
             if let Err(reason) = devices.open(executor, function).await {
@@ -82,7 +85,7 @@ impl Devices {
         if !self.ports.is_empty() {
             return Err("there is one virtio-serial device already; put all ports on that".into());
         }
-        let options = ConsoleOptions { receive_buffers };
+        let options = ConsoleOptions { receive_buffers, after_reset: self.after_reset };
         let console = Console::new(transport, options).map_err(sentence)?;
         executor.add_device(console.clone());
         console.settled().await.map_err(sentence)?;

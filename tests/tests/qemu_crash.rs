@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use datum_tests::qemu::{
-    HELLO_PATIENCE, History, Stage, Survivors, ask_monitor, boot, call, changes, check, end, nbd, volume,
+    History, Stage, Survivors, ask_monitor, boot, call, changes, check, end, nbd, volume, wait_until_open,
 };
 use datum_tests::rng::Rng;
 use serde_json::{Value, json};
@@ -77,7 +77,7 @@ fn every_power_loss_leaves_one_moment_of_history() {
             if cycle % RESET_EVERY == RESET_EVERY - 1 {
                 story.resetting.store(true, Ordering::SeqCst);
                 ask_monitor(&machine.monitor(), "system_reset");
-                wait_until_open_again(&appliance);
+                wait_until_open(&appliance, 2);
             }
             // The clients' sockets outlive a reset; this ends them.
             kill(appliance.process_id());
@@ -98,19 +98,6 @@ fn every_power_loss_leaves_one_moment_of_history() {
         "{CYCLES} SIGKILLs, {} of them after a reset: {acknowledged} requests and {marks} marks acknowledged, none lost",
         CYCLES / RESET_EVERY
     );
-}
-
-/// Waits until the pool has been opened once more on the same machine.
-fn wait_until_open_again(appliance: &Appliance) {
-    let deadline = Instant::now() + HELLO_PATIENCE;
-    while appliance.serial_log().matches("is open").count() < 2 {
-        assert!(
-            Instant::now() < deadline,
-            "the pool did not open after a reset:\n{}",
-            appliance.serial_log()
-        );
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Power off, by the process id of a machine that this test started.

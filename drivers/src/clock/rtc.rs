@@ -1,6 +1,6 @@
 //! The CMOS clock: read once at boot. QEMU keeps it in UTC unless told otherwise.
 
-use x86_64::instructions::port::Port;
+use crate::cmos::read;
 
 const SECONDS: u8 = 0x00;
 const MINUTES: u8 = 0x02;
@@ -32,24 +32,16 @@ pub(super) fn read_unix_seconds() -> u64 {
         }
         last = next;
     }
-    unix_seconds(last, register(STATUS_B))
+    unix_seconds(last, read(STATUS_B))
 }
 
 fn read_all() -> Reading {
     for _ in 0..1_000_000 {
-        if register(STATUS_A) & UPDATING == 0 {
+        if read(STATUS_A) & UPDATING == 0 {
             break;
         }
     }
-    [SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR, CENTURY].map(register)
-}
-
-fn register(index: u8) -> u8 {
-    // SAFETY: selects and reads a CMOS register; bit 7 stays 0, so NMIs stay enabled.
-    unsafe {
-        Port::<u8>::new(0x70).write(index);
-        Port::<u8>::new(0x71).read()
-    }
+    [SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR, CENTURY].map(read)
 }
 
 fn unix_seconds(reading: Reading, status: u8) -> u64 {

@@ -17,7 +17,8 @@ pub mod writelog;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -103,6 +104,17 @@ pub fn boot(machine: &Machine) -> (Appliance, Client) {
     let mut appliance = machine.start().unwrap();
     let control = appliance.wait_for_hello(HELLO_PATIENCE).unwrap();
     (appliance, control)
+}
+
+/// Waits until the pool has been opened for the `count`th time since the machine got its power. Who connects sooner after
+/// a reset may be taken for a client of before.
+pub fn wait_until_open(appliance: &Appliance, count: usize) {
+    let deadline = Instant::now() + HELLO_PATIENCE;
+    while appliance.serial_log().matches("is open").count() < count {
+        let log = appliance.serial_log();
+        assert!(Instant::now() < deadline, "the pool was not opened {count} times:\n{log}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Has the pool prove itself sound, sees that the machine has not panicked, and that it goes down by itself.

@@ -173,7 +173,7 @@ impl<T: DeviceTransport> Engine<T> {
         for slot in &mut self.slots {
             if let Slot::Port(port) = slot
                 && port.host_open
-                && port.unsettled.is_none_or(|ticket| self.control.is_done(ticket))
+                && port.is_settled(&self.control)
             {
                 port.accepting.wake_into(&mut self.woken);
             }
@@ -192,10 +192,15 @@ impl<T: DeviceTransport> Engine<T> {
                 Event::Added => self.add_port(number),
                 Event::Removed => self.client_left(number),
                 Event::Open(true) => {
-                    // An edge that was missed is still an edge.
+                    // An edge that was missed is still an edge, but what a port that is being made ready tells is none.
+                    let stale = match self.slots.get(number) {
+                        Some(Slot::Port(port)) => port.stale && !port.is_settled(&self.control),
+                        _ => false,
+                    };
                     self.client_left(number);
                     if let Some(port) = self.port(number) {
                         port.host_open = true;
+                        port.stale = stale;
                     }
                 }
                 Event::Open(false) => self.client_left(number),
@@ -226,6 +231,7 @@ impl<T: DeviceTransport> Engine<T> {
                 // this. Who greeted it in between would take the second for another client, and drop what the
                 // first had sent.
                 port.unsettled = Some(self.control.send(ControlMessage::PortReady(number as u32)));
+                port.stale = self.options.after_reset;
                 *slot = Slot::Port(Box::new(port));
                 self.announced.push(number);
             }
@@ -235,6 +241,7 @@ impl<T: DeviceTransport> Engine<T> {
     fn client_left(&mut self, number: usize) {
         let Some(Slot::Port(port)) = self.slots.get_mut(number) else { return };
         port.host_open = false;
+        port.stale = false;
         if port.in_session {
             port.end_session(&mut self.woken);
         }
@@ -252,27 +259,29 @@ impl<T: DeviceTransport> Engine<T> {
         }
         let fault = self.fault.is_some();
         let Some(Slot::Port(port)) = self.slots.get_mut(number) else { return Poll::Pending };
-        let settled = port.unsettled.is_none_or(|ticket| self.control.is_done(ticket));
-        if fault || !port.host_open || !settled {
+        if fault || !port.host_open || !port.is_settled(&self.control) {
             port.accepting.register(context);
             return Poll::Pending;
         }
         port.stock((self.options.receive_buffers)(&port.name));
-        match port.drain(&mut self.woken) {
-            Ok(()) => {
-                port.begin_session();
-                if !mem::replace(&mut port.end_open, true) {
-                    self.control.send(ControlMessage::PortOpen(number as u32, true));
-                }
-                self.control.advance(&mut self.transport);
-                self.announce(number);
-                Poll::Ready(())
-            }
-            Err(fault) => {
-                self.stop(fault);
-                Poll::Pending
-            }
+        if let Err(fault) = port.drain(&mut self.woken) {
+            self.stop(fault);
+            return Poll::Pending;
         }
+        let accepted = if port.stale {
+            // Our end is opened to this client too, so that it does not wait to be rid of what it says.
+            port.accepting.register(context);
+            Poll::Pending
+        } else {
+            port.begin_session();
+            Poll::Ready(())
+        };
+        if !mem::replace(&mut port.end_open, true) {
+            self.control.send(ControlMessage::PortOpen(number as u32, true));
+        }
+        self.control.advance(&mut self.transport);
+        self.announce(number);
+        accepted
     }
 
     fn look_at_control(&mut self) {

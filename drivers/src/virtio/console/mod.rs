@@ -3,6 +3,8 @@
 //! - A *session* lasts from the moment a client is accepted until it leaves. Nothing of one session is seen in
 //!   the next, except for the rest of a chain that the device was already sending when the client left: the
 //!   device keeps it, and the next client must refuse it by its greeting.
+//! - After a reset of the machine the client of a port may still be the one of before. It is not accepted, and what it
+//!   says is dropped: it would take a greeting for part of its session.
 //! - What is sent is owned by the driver until the device has sent it, and goes out whole, in order and never
 //!   mixed. A client that does not read makes senders wait; one that leaves ends their wait.
 //! - Receive buffers are posted when a port first accepts: their number, times 4 KiB, is a port's memory.
@@ -51,11 +53,13 @@ impl core::error::Error for Disconnected {}
 pub struct ConsoleOptions {
     /// Receive buffers for a port of this name, at least one and at most as many as its queue holds (128).
     pub receive_buffers: fn(&str) -> u16,
+    /// The machine was reset: whoever is connected when a port is found is a client of before, and is not accepted.
+    pub after_reset: bool,
 }
 
 impl Default for ConsoleOptions {
     fn default() -> Self {
-        Self { receive_buffers: |_| 32 }
+        Self { receive_buffers: |_| 32, after_reset: false }
     }
 }
 
@@ -147,7 +151,7 @@ impl<T: DeviceTransport> Port<T> {
         self.number
     }
 
-    /// Waits for a client and starts its session: what an earlier session left in either direction is dropped.
+    /// Waits for a client, other than one of before a reset, and starts its session: what an earlier session left in either direction is dropped.
     pub async fn accept(&self) {
         poll_fn(|context| self.console.with(|engine| engine.accept(self.number, context))).await;
     }

@@ -9,7 +9,7 @@
 //! reads before it has heard that the end is closed is dropped with the old client's. So a client waits for its
 //! greeting before it speaks.
 
-use super::control::Ticket;
+use super::control::{Control, Ticket};
 use super::message::Message;
 use super::{Disconnected, RECEIVE_BUFFER_BYTES};
 use crate::virtio::queue::{Fault, Queue, Segment};
@@ -29,6 +29,8 @@ pub(super) struct PortState {
     pub(super) name: String,
     /// A client is connected on the host.
     pub(super) host_open: bool,
+    /// Whoever is connected is a client of before the machine's reset.
+    pub(super) stale: bool,
     /// A session is accepted and alive.
     pub(super) in_session: bool,
     /// Sessions so far.
@@ -61,6 +63,7 @@ impl PortState {
         Self {
             name: String::new(),
             host_open: false,
+            stale: false,
             in_session: false,
             session: 0,
             unsettled: None,
@@ -183,6 +186,11 @@ impl PortState {
 
     pub(super) fn wait_for_end(&mut self, context: &core::task::Context<'_>) {
         self.staying.register(context);
+    }
+
+    /// Whether the device has said of this port what there was to say when it was made ready, or our end closed last.
+    pub(super) fn is_settled(&self, control: &Control) -> bool {
+        self.unsettled.is_none_or(|ticket| control.is_done(ticket))
     }
 
     /// Starts the next session.

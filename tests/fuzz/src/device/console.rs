@@ -35,9 +35,10 @@ const PORT_READY: u16 = 3;
 const OPEN: u16 = 6;
 const NAME: u16 = 7;
 
-fn transport(input: &mut Input<'_>) -> FakeTransport {
+/// The device, and whether it is one of a machine that was reset.
+fn transport(input: &mut Input<'_>) -> (FakeTransport, bool) {
     let (shape, ports) = (input.u8(), input.u8());
-    let mut config = vec![0; 12];
+    let (mut config, after_reset) = (vec![0; 12], ports & 16 != 0);
     // As a rule a few; now and then what cannot be.
     let ports = if ports < 224 { u32::from(ports % 5) } else { u32::from(ports) << 24 | 70 };
     config[4..8].copy_from_slice(&ports.to_le_bytes());
@@ -49,13 +50,13 @@ fn transport(input: &mut Input<'_>) -> FakeTransport {
     if shape & 0xC8 == 0x88 {
         transport.0.borrow_mut().queues_end = Some(u16::from(input.u8() % 16));
     }
-    transport
+    (transport, after_reset)
 }
 
 pub(super) fn console(run: &Run, input: &mut Input<'_>) {
-    let transport = transport(input);
+    let (transport, after_reset) = transport(input);
     let mut device = Hostile::new(run, transport.clone(), true);
-    let options = ConsoleOptions { receive_buffers: |_| 4 };
+    let options = ConsoleOptions { receive_buffers: |_| 4, after_reset };
     let Ok(driver) = Console::new(transport, options) else { return };
     let mut waits = Vec::new();
     for _ in 0..STEPS_MAX {
