@@ -41,21 +41,51 @@ fn connect(socket: &Path) -> Option<Qmp> {
     Qmp::connect(socket).ok()
 }
 
+/// Cuts those of the ports that are connected now.
 fn cut(qmp: &mut Qmp, ports: &[String]) -> Result<()> {
     let deadline = Instant::now() + OPEN_PATIENCE;
     let mut waiting: Vec<&String> = ports.iter().collect();
-    while !waiting.is_empty() && Instant::now() < deadline {
+    loop {
         let devices = qmp.call("query-chardev", json!({}))?;
+        // Whose client has left meanwhile needs no cut, and the next client none.
+        waiting.retain(|port| is_connected(&devices, port));
         for port in waiting.extract_if(.., |port| is_open(&devices, port)) {
             qmp.call("yank", json!({ "instances": [{ "type": "chardev", "id": port }] }))?;
         }
+        if waiting.is_empty() || Instant::now() >= deadline {
+            return Ok(());
+        }
         thread::sleep(LOOK_INTERVAL);
     }
-    Ok(())
+}
+
+/// Whether a client is connected to the port.
+fn is_connected(devices: &Value, port: &str) -> bool {
+    let name = device(devices, port).and_then(|device| device["filename"].as_str());
+    name.is_some_and(|name| !name.starts_with("disconnected:"))
 }
 
 /// Whether the guest has the port open.
 fn is_open(devices: &Value, port: &str) -> bool {
-    let mut devices = devices.as_array().into_iter().flatten();
-    devices.any(|device| device["label"] == port && device["frontend-open"] == true)
+    device(devices, port).is_some_and(|device| device["frontend-open"] == true)
+}
+
+fn device<'a>(devices: &'a Value, port: &str) -> Option<&'a Value> {
+    devices.as_array().into_iter().flatten().find(|device| device["label"] == port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connected_and_open_are_told_apart() {
+        let devices = json!([
+            { "label": "nbd0", "filename": "unix:/s,server=on", "frontend-open": false },
+            { "label": "nbd1", "filename": "disconnected:unix:/s,server=on", "frontend-open": true },
+        ]);
+        assert!(is_connected(&devices, "nbd0") && !is_open(&devices, "nbd0"));
+        assert!(!is_connected(&devices, "nbd1") && is_open(&devices, "nbd1"));
+        assert!(!is_connected(&devices, "nbd2") && !is_open(&devices, "nbd2"));
+    }
 }
