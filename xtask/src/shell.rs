@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::setup;
+
 /// What tells rustup's programs which toolchain to be.
 pub const TOOLCHAIN: &str = "RUSTUP_TOOLCHAIN";
 
@@ -57,13 +59,20 @@ pub fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{} printed no UTF-8", describe(command)))
 }
 
-/// Where a program lies: in `PATH`, or where Debian keeps what only root has in its `PATH`.
+/// Where a program lies: in `PATH`, or where Debian keeps what only root has in its `PATH`, or among what is unpacked
+/// where it cannot be installed.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
+        .or_else(|| setup::QEMU_OLDEST.program(name))
+}
+
+/// A command of the program that [`find_program`] finds; where there is none, its start will fail with the name.
+pub fn program(name: &str) -> Command {
+    Command::new(find_program(name).unwrap_or_else(|| name.into()))
 }
 
 /// The `cargo` that started us, or the one in `PATH`.

@@ -43,6 +43,11 @@ pub fn run_directory() -> PathBuf {
     artefacts().join("run")
 }
 
+/// Where packages are unpacked that are not installed.
+pub fn packages() -> PathBuf {
+    artefacts().join("packages")
+}
+
 /// The platform that the host's tools are built for.
 const HOST_TARGET: &str = "x86_64-unknown-linux-gnu";
 

@@ -13,7 +13,7 @@ pub(super) struct Arguments {}
 
 impl Arguments {
     pub(super) fn run(self) -> Result<ExitCode> {
-        ensure(&[Need::BareTarget, Need::Lints, Need::Qemu, Need::Clients])?;
+        ensure(&[Need::BareTarget, Need::Lints, Need::Qemu, Need::Clients, Need::Versions])?;
         shell::say("everything is in place");
         Ok(ExitCode::SUCCESS)
     }

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -25,7 +25,7 @@ const READ_BYTES_MAX: u64 = 16 << 20;
 
 /// What `qemu:dirty-bitmap:<mark>` of an export flags as changed.
 pub(super) fn dirty_ranges(counter: &Counter, export: &str, mark: &str) -> Result<Vec<Range>> {
-    let mut nbdinfo = Command::new("nbdinfo");
+    let mut nbdinfo = shell::program("nbdinfo");
     nbdinfo.args(["--json", &format!("--map=qemu:dirty-bitmap:{mark}")]).arg(counter.uri(export));
     let map: Value = serde_json::from_str(&shell::output(&mut nbdinfo)?)?;
     let dirty = items(&map).filter(|extent| extent["type"] == 1);
@@ -40,11 +40,11 @@ pub(super) fn dirty_ranges(counter: &Counter, export: &str, mark: &str) -> Resul
 
 /// Copies these ranges of an export into a new qcow2 file.
 pub(super) fn copy(counter: &Counter, export: &str, size: u64, ranges: &[Range], to: &Path) -> Result<()> {
-    let mut create = Command::new("qemu-img");
+    let mut create = shell::program("qemu-img");
     create.args(["create", "-q", "-f", "qcow2", "-o", "cluster_size=4096", "-u", "-F", "raw", "-b"]);
     create.arg(counter.uri(export)).arg(to).arg(size.to_string());
     shell::run_quietly(&mut create)?;
-    let mut qemu_io = Command::new("qemu-io");
+    let mut qemu_io = shell::program("qemu-io");
     qemu_io.args(["-C", "-f", "qcow2"]).arg(to);
     qemu_io.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = qemu_io.spawn().context("cannot start qemu-io")?;
@@ -74,10 +74,10 @@ fn reads(ranges: &[Range]) -> impl Iterator<Item = Range> {
 
 /// Lays an increment over the full backup and writes the whole to a new raw file.
 pub(super) fn restore(full: &Path, increment: &Path, to: &Path) -> Result<()> {
-    let mut rebase = Command::new("qemu-img");
+    let mut rebase = shell::program("qemu-img");
     rebase.args(["rebase", "-u", "-F", "raw", "-b"]).arg(full).arg(increment);
     shell::run_quietly(&mut rebase)?;
-    let mut convert = Command::new("qemu-img");
+    let mut convert = shell::program("qemu-img");
     shell::run_quietly(convert.args(["convert", "-f", "qcow2", "-O", "raw"]).arg(increment).arg(to))
 }
 

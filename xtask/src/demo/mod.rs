@@ -18,7 +18,6 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -245,7 +244,7 @@ fn write_until_it_fails(root: &Path, written: &AtomicU64) -> std::io::Result<()>
 
 /// Copies an image. One of the two is an address, the other a file.
 fn nbdcopy(from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> Result<()> {
-    shell::run(Command::new("nbdcopy").arg("--flush").arg(from).arg(to))
+    shell::run(shell::program("nbdcopy").arg("--flush").arg(from).arg(to))
 }
 
 fn checkpoint(control: &mut Client, name: &str) -> Result<()> {

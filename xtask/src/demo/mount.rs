@@ -51,7 +51,8 @@ impl Served {
 
     /// Unmounts, and waits for the program: it writes back what it holds before it ends.
     fn stop(&mut self) -> Result<()> {
-        let unmounted = Command::new("fusermount3").arg("-u").arg(&self.point).stderr(Stdio::null()).status();
+        let unmounted =
+            shell::program("fusermount3").arg("-u").arg(&self.point).stderr(Stdio::null()).status();
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -69,7 +70,7 @@ impl Drop for Served {
         // Also where the program has ended: one that lost its volume may leave its mount behind. A lazy unmount always
         // succeeds on a mount; the program has nobody left to serve.
         let _ =
-            Command::new("fusermount3").args(["-u", "-z"]).arg(&self.point).stderr(Stdio::null()).status();
+            shell::program("fusermount3").args(["-u", "-z"]).arg(&self.point).stderr(Stdio::null()).status();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -86,7 +87,7 @@ impl VolumeFile {
         ensure!(Path::new("/dev/fuse").exists(), "there is no /dev/fuse: run `modprobe fuse` as root");
         let path = directory.join(name);
         File::create(&path)?;
-        let mut nbdfuse = Command::new("nbdfuse");
+        let mut nbdfuse = shell::program("nbdfuse");
         nbdfuse.arg(&path).arg(uri);
         let served = Served::start(nbdfuse, "nbdfuse", &path, || {
             fs::metadata(&path).is_ok_and(|file| file.len() > 0)
@@ -126,7 +127,7 @@ impl FileSystem {
         fs::create_dir_all(point)?;
         let above = point.parent().context("a mount needs a directory")?;
         let outside = fs::metadata(above)?.dev();
-        let mut fuse2fs = Command::new("fuse2fs");
+        let mut fuse2fs = shell::program("fuse2fs");
         fuse2fs.args(["-f", "-o", "fakeroot,rw"]).arg(volume.path()).arg(point);
         let served = Served::start(fuse2fs, "fuse2fs", point, || {
             fs::metadata(point).is_ok_and(|root| root.dev() != outside)
@@ -148,5 +149,5 @@ impl FileSystem {
 
 /// e2fsck, wherever Debian keeps it.
 pub(super) fn e2fsck() -> Command {
-    Command::new(shell::find_program("e2fsck").unwrap_or_else(|| "e2fsck".into()))
+    shell::program("e2fsck")
 }

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
 use super::command::PROGRAM;
+use crate::shell;
 
 /// How instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -70,7 +71,7 @@ fn probe(accelerator: Accelerator) -> Option<bool> {
 fn run_probe(accelerator: Accelerator) -> Result<bool> {
     let file = std::env::temp_dir().join(format!("datum-probe-{}.bin", std::process::id()));
     fs::write(&file, probe_firmware())?;
-    let child = Command::new(PROGRAM)
+    let child = shell::program(PROGRAM)
         .args(["-no-user-config", "-nodefaults", "-display", "none", "-M", "pc", "-m", "4"])
         .args(accelerator.arguments())
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-bios"])
@@ -139,7 +140,7 @@ mod tests {
     /// The probe itself must be right, or `auto` would never find KVM: TCG runs the same firmware.
     #[test]
     fn the_probes_guest_ends_as_it_should() {
-        if crate::shell::find_program(PROGRAM).is_some() {
+        if shell::find_program(PROGRAM).is_some() {
             assert_eq!(probe(Accelerator::Tcg), Some(true));
         }
     }

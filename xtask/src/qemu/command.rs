@@ -7,8 +7,9 @@ use std::process::Command;
 use clap::ValueEnum;
 
 use super::{Machine, Port};
+use crate::shell;
 
-/// The emulator's program.
+/// The emulator, unless a machine names its own.
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 
 /// The log of COM1, in the machine's directory.
@@ -48,7 +49,7 @@ pub enum Firmware {
 
 /// The program and all its arguments.
 pub(super) fn command(machine: &Machine) -> Command {
-    let mut command = Command::new(PROGRAM);
+    let mut command = machine.emulator.as_ref().map_or_else(|| shell::program(PROGRAM), Command::new);
     command.args(["-no-user-config", "-nodefaults", "-display", "none", "-nic", "none"]);
     let mut machine_type = machine.machine_type.name().to_owned();
     if !machine.crowded {
@@ -153,6 +154,12 @@ mod tests {
             assert!(line.contains(part), "{part} is missing in {line}");
         }
         assert!(!line.contains("console"), "{line}");
+    }
+
+    #[test]
+    fn a_machine_runs_in_the_emulator_that_it_names() {
+        let machine = Machine::new("/k", "/d").emulator("/other/qemu");
+        assert_eq!(command(&machine).get_program(), "/other/qemu");
     }
 
     #[test]

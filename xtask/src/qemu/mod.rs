@@ -94,6 +94,7 @@ impl Port {
 pub struct Machine {
     kernel: PathBuf,
     directory: PathBuf,
+    emulator: Option<PathBuf>,
     memory_mib: u64,
     machine_type: MachineType,
     firmware: Firmware,
@@ -115,6 +116,7 @@ impl Machine {
         Machine {
             kernel: kernel.into(),
             directory: directory.into(),
+            emulator: None,
             memory_mib: 256,
             machine_type: MachineType::Q35,
             firmware: Firmware::Seabios,
@@ -128,6 +130,12 @@ impl Machine {
             evidence: false,
             cut_at_reset: false,
         }
+    }
+
+    /// Runs in this emulator, and not in the one that is found by its name.
+    pub fn emulator(mut self, program: impl Into<PathBuf>) -> Machine {
+        self.emulator = Some(program.into());
+        self
     }
 
     /// RAM in MiB.

@@ -1,11 +1,14 @@
 //! Programs from Debian packages. A program that is in `PATH` counts as installed, whoever put it there; on
 //! a system without apt-get the missing ones are named, with what they belong to.
+//!
+//! What always holds: what is installed stays, at its version or a newer one. An emulator that cannot be had that way,
+//! or without root, is unpacked in the artefacts' directory.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use super::Need;
+use super::{Need, unpacked};
 use crate::shell;
 
 /// A program that some command runs.
@@ -17,11 +20,12 @@ pub(super) struct Program {
 }
 
 /// Every program that is not part of a bare Debian system with gcc.
-pub(super) const PROGRAMS: [Program; 18] = [
+pub(super) const PROGRAMS: [Program; 19] = [
     Program { name: "g++", package: "g++", need: Need::Cxx },
     Program { name: "qemu-system-x86_64", package: EMULATOR, need: Need::Qemu },
     Program { name: "qemu-img", package: IMAGE_TOOLS, need: Need::Clients },
     Program { name: "qemu-io", package: IMAGE_TOOLS, need: Need::Clients },
+    Program { name: "qemu-storage-daemon", package: IMAGE_TOOLS, need: Need::Clients },
     Program { name: "nbdinfo", package: "libnbd-bin", need: Need::Clients },
     Program { name: "nbdcopy", package: "libnbd-bin", need: Need::Clients },
     Program { name: "nbdfuse", package: "libnbd-bin", need: Need::Clients },
@@ -41,32 +45,46 @@ pub(super) const PROGRAMS: [Program; 18] = [
 const EMULATOR: &str = "qemu-system-x86";
 const IMAGE_TOOLS: &str = "qemu-utils";
 
-/// Installs what is missing of `programs`.
+/// Installs what is missing of `programs`, beside what is there.
 pub(super) fn ensure<'a>(programs: impl Iterator<Item = &'a Program>) -> Result<()> {
-    let missing: Vec<_> = programs.filter(|program| shell::find_program(program.name).is_none()).collect();
+    let mut missing = absent(programs);
     if missing.is_empty() {
         return Ok(());
     }
     let names: Vec<_> = missing.iter().map(|program| program.name).collect();
-    let mut packages: Vec<_> = missing.iter().map(|program| program.package).collect();
-    packages.dedup();
     if shell::find_program("apt-get").is_none() {
         bail!(
             "install {} with this system's package manager (in Debian they belong to the packages {})",
             names.join(", "),
-            packages.join(", ")
+            packages(&missing).join(", ")
         );
     }
-    shell::say(format!(
-        "not found: {}; installing the Debian packages {}",
-        names.join(", "),
-        packages.join(", ")
-    ));
-    apt_get(&["update", "-q"])?;
-    let versions = QemuVersions::read();
-    let plan = plan(&packages, &versions);
-    apt_get(&plan.iter().map(String::as_str).collect::<Vec<_>>())?;
-    match missing.iter().find(|program| shell::find_program(program.name).is_none()) {
+    shell::say(format!("not found: {}", names.join(", ")));
+    let root = as_root();
+    if let Some(root) = &root {
+        apt_get(root, &["update", "-q"])?;
+    }
+    let mut plan = root.as_ref().and_then(|_| plan(&packages(&missing), fits));
+    if plan.is_none() && missing.iter().any(|program| program.package == EMULATOR) {
+        shell::say(match root {
+            Some(_) => format!("{EMULATOR} cannot be installed beside what is installed here"),
+            None => format!("{EMULATOR} cannot be installed without root"),
+        });
+        if let Err(error) = unpacked::QEMU_OLDEST.ensure() {
+            shell::say(format!("{error:#}"));
+        }
+        missing = absent(missing.into_iter());
+        plan = None;
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // Where nothing fits, apt says why.
+    let plan = plan.unwrap_or_else(|| install(&packages(&missing), &[]));
+    let words: Vec<_> = plan.iter().map(String::as_str).collect();
+    let Some(root) = root else { bail!("as root, run: apt-get {}", words.join(" ")) };
+    apt_get(&root, &words)?;
+    match absent(missing.into_iter()).first() {
         Some(program) => {
             bail!("the package {} was installed but brought no {}", program.package, program.name)
         }
@@ -74,66 +92,63 @@ pub(super) fn ensure<'a>(programs: impl Iterator<Item = &'a Program>) -> Result<
     }
 }
 
-/// Versions that decide whether apt will agree to install the emulator.
-#[derive(Default)]
-struct QemuVersions {
-    emulator_candidate: String,
-    /// Empty where the image tools are not installed.
-    image_tools_installed: String,
-    image_tools_newer: bool,
+fn absent<'a>(programs: impl Iterator<Item = &'a Program>) -> Vec<&'a Program> {
+    programs.filter(|program| shell::find_program(program.name).is_none()).collect()
 }
 
-impl QemuVersions {
-    fn read() -> QemuVersions {
-        let emulator_candidate = policy(EMULATOR, "Candidate:");
-        let image_tools_installed = policy(IMAGE_TOOLS, "Installed:");
-        let image_tools_newer = !image_tools_installed.is_empty()
-            && Command::new("dpkg")
-                .args(["--compare-versions", &image_tools_installed, "gt", &emulator_candidate])
-                .status()
-                .is_ok_and(|status| status.success());
-        QemuVersions { emulator_candidate, image_tools_installed, image_tools_newer }
+fn packages(programs: &[&Program]) -> Vec<&'static str> {
+    let mut packages: Vec<_> = programs.iter().map(|program| program.package).collect();
+    packages.dedup();
+    packages
+}
+
+/// The arguments of an `apt-get` that removes nothing and takes nothing back to an older version: it fails instead.
+/// Recommended packages stay away.
+fn install(packages: &[&str], more: &[&str]) -> Vec<String> {
+    let words = ["install", "-q", "-y", "--no-remove", "--no-install-recommends"];
+    words.iter().chain(more).chain(packages).map(|word| (*word).to_owned()).collect()
+}
+
+/// The first way to install the packages that `fits`. Programs and firmware of QEMU go together at exactly one version,
+/// so beside image tools from backports only the emulator from there fits.
+fn plan(packages: &[&str], fits: impl Fn(&[String]) -> bool) -> Option<Vec<String>> {
+    let plain = install(packages, &[]);
+    let backports = backports().map(|suite| install(packages, &["-t", &suite]));
+    [Some(plain), backports].into_iter().flatten().find(|plan| fits(plan))
+}
+
+/// Whether apt would carry the plan out.
+fn fits(plan: &[String]) -> bool {
+    let mut simulation = Command::new("apt-get");
+    simulation.arg("--simulate").args(plan).stdout(Stdio::null()).stderr(Stdio::null());
+    simulation.status().is_ok_and(|status| status.success())
+}
+
+/// The suite of backports, where this system is set up for it.
+fn backports() -> Option<String> {
+    let mut list = Command::new("apt-get");
+    list.args([
+        "indextargets",
+        "--format",
+        "$(CODENAME)",
+        "Created-By: Packages",
+        "Origin: Debian Backports",
+    ]);
+    let suites = shell::output(&mut list).ok()?;
+    suites.lines().find(|suite| suite.ends_with("-backports")).map(str::to_owned)
+}
+
+/// What makes a command root's: nothing, or sudo. `None` where there is neither.
+fn as_root() -> Option<Vec<&'static str>> {
+    if rustix::process::geteuid().is_root() {
+        return Some(Vec::new());
     }
+    shell::find_program("sudo").map(|_| vec!["sudo"])
 }
 
-/// One line of `apt-cache policy`, empty for `(none)`.
-fn policy(package: &str, field: &str) -> String {
-    let text = shell::output(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
-    let value = text.lines().find_map(|line| line.trim().strip_prefix(field)).unwrap_or_default().trim();
-    if value == "(none)" { String::new() } else { value.to_owned() }
-}
-
-/// The arguments of `apt-get`. The emulator and the image tools share a package of common files at exactly
-/// their own version, so apt refuses the emulator beside newer image tools (from backports, say): the tools
-/// then go back to the emulator's version.
-fn plan(packages: &[&str], versions: &QemuVersions) -> Vec<String> {
-    let mut arguments: Vec<String> =
-        ["install", "-q", "-y", "--no-install-recommends"].map(String::from).to_vec();
-    let step_back = packages.contains(&EMULATOR) && versions.image_tools_newer;
-    if step_back {
-        shell::say(format!(
-            "{IMAGE_TOOLS} {} is newer than the only {EMULATOR} there is; taking it back to {}",
-            versions.image_tools_installed, versions.emulator_candidate
-        ));
-        arguments.push("--allow-downgrades".into());
-        arguments.push(format!("{IMAGE_TOOLS}={}", versions.emulator_candidate));
-    }
-    let rest = packages.iter().filter(|package| !(step_back && **package == IMAGE_TOOLS));
-    arguments.extend(rest.map(|package| (*package).to_owned()));
-    arguments
-}
-
-/// Runs apt-get without questions, as root.
-fn apt_get(arguments: &[&str]) -> Result<()> {
-    let mut words = Vec::new();
-    if !rustix::process::geteuid().is_root() {
-        if shell::find_program("sudo").is_none() {
-            bail!("as root, run: apt-get {}", arguments.join(" "));
-        }
-        words.push("sudo");
-    }
-    words.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
-    words.extend(arguments);
+/// Runs apt-get without questions.
+fn apt_get(as_root: &[&'static str], arguments: &[&str]) -> Result<()> {
+    let words = [as_root, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"], arguments].concat();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).stdout(std::io::stderr());
     shell::run(&mut command)
@@ -143,23 +158,18 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// A machine had qemu-utils 10.0.2 from backports while 7.2 was the only qemu-system-x86, and the set-up took the
+    /// tools back to 7.2. Whatever is installed now goes through an apt that would rather fail.
     #[test]
-    fn packages_are_installed_plainly_where_versions_agree() {
-        let plan = plan(&[EMULATOR, "fio"], &QemuVersions::default());
-        assert_eq!(plan, ["install", "-q", "-y", "--no-install-recommends", EMULATOR, "fio"]);
+    fn no_plan_removes_anything_or_takes_it_back() {
+        let plan = plan(&[EMULATOR, "fio"], |_| true).unwrap();
+        assert!(plan.iter().any(|word| word == "--no-remove"), "{plan:?}");
+        assert!(!plan.iter().any(|word| word.starts_with("--allow")), "{plan:?}");
+        assert!(plan.ends_with(&[EMULATOR.to_owned(), "fio".to_owned()]), "{plan:?}");
     }
 
-    /// A machine had qemu-utils 10.0.2 from backports while 7.2 was the only qemu-system-x86: apt refused
-    /// the emulator because both depend on qemu-system-common or qemu-block-extra of their own version.
     #[test]
-    fn newer_image_tools_go_back_to_the_emulators_version() {
-        let versions = QemuVersions {
-            emulator_candidate: "1:7.2".into(),
-            image_tools_installed: "1:10.0.2~bpo12".into(),
-            image_tools_newer: true,
-        };
-        let with_tools = plan(&[EMULATOR, IMAGE_TOOLS], &versions);
-        assert_eq!(with_tools[4..], ["--allow-downgrades", "qemu-utils=1:7.2", EMULATOR]);
-        assert_eq!(plan(&["fio"], &versions)[4..], ["fio"]);
+    fn what_fits_nowhere_has_no_plan() {
+        assert_eq!(plan(&[EMULATOR], |_| false), None);
     }
 }

@@ -35,14 +35,14 @@ pub(super) struct Plain {
 impl Plain {
     /// nbdkit's file plugin: the bare limit of a server that is given a file.
     pub(super) fn nbdkit(run: &Compare, directory: &Path) -> Result<Box<dyn Peer>> {
-        let mut command = Command::new("nbdkit");
+        let mut command = shell::program("nbdkit");
         command.args(["-f", "-U", SOCKET, "file", "disk.img"]);
         Plain::start(run, command, directory)
     }
 
     /// qemu-nbd on a raw file.
     pub(super) fn qemu_nbd(run: &Compare, directory: &Path) -> Result<Box<dyn Peer>> {
-        let mut command = Command::new("qemu-nbd");
+        let mut command = shell::program("qemu-nbd");
         let socket = directory.join(SOCKET);
         command.arg("-k").arg(socket).args(["-t", "-f", "raw", "--cache=writeback", "disk.img"]);
         Plain::start(run, command, directory)
@@ -87,13 +87,13 @@ pub(super) struct Qcow2 {
 
 impl Qcow2 {
     pub(super) fn start(directory: &Path, size: u64, snapshot: Snapshot) -> Result<Box<dyn Peer>> {
-        let mut create = Command::new("qemu-img");
+        let mut create = shell::program("qemu-img");
         create.args(["create", "-q", "-f", "qcow2", IMAGE, &size.to_string()]).current_dir(directory);
         shell::run_quietly(&mut create)?;
-        let mut bitmap = Command::new("qemu-img");
+        let mut bitmap = shell::program("qemu-img");
         bitmap.args(BITMAP).arg("changes").current_dir(directory);
         shell::run_quietly(&mut bitmap)?;
-        let mut command = Command::new("qemu-storage-daemon");
+        let mut command = shell::program("qemu-storage-daemon");
         command.current_dir(directory);
         let (monitor, socket) = (directory.join(MONITOR), directory.join(SOCKET));
         let file = json!({ "driver": "file", "filename": IMAGE, "discard": "unmap" });

@@ -186,7 +186,7 @@ fn root(system: &Path, volume: Volume, run: &Compare) -> Result<Vec<u8>> {
         let program = shell::find_program(name).with_context(|| format!("{name} is not installed"))?;
         archive.program(&program)?;
     }
-    let mut print = std::process::Command::new("nbdkit");
+    let mut print = shell::program("nbdkit");
     let configuration = shell::output(print.arg("--dump-config"))?;
     let plugins = configuration.lines().find_map(|line| line.strip_prefix("plugindir="));
     let plugins = plugins.context("nbdkit names no directory of plugins")?;
