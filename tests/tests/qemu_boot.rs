@@ -4,14 +4,22 @@ use std::fs;
 use std::thread;
 
 use datum_tests::qemu::{
-    HELLO_PATIENCE, Stage, ask_monitor, boot, call, check, end, finish, nbd, volume, wait_until_open,
+    HELLO_PATIENCE, Stage, Tools, ask_monitor, boot, call, check, end, finish, nbd, volume, wait_until_open,
 };
+use datum_tests::with_tools;
 use serde_json::json;
 use xtask::qemu::{Firmware, MachineType, Port};
 use xtask::symbols::BACKTRACE_MARK;
 
-fn starts_on(machine_type: MachineType) {
-    let stage = Stage::wait();
+with_tools!([installed, qemu_newest] [
+    starts_on_q35_in_64_mib,
+    starts_on_pc_in_64_mib,
+    starts_without_a_bios,
+    a_reboot_keeps_everything_and_greets_who_connects_again,
+]);
+
+fn starts_on(machine_type: MachineType, tools: Tools) {
+    let stage = Stage::wait_with(tools);
     let (appliance, mut control) = boot(&stage.with_disk(1 << 30).machine_type(machine_type));
     assert_eq!(control.hello()["product"], "datum");
     assert_eq!(control.hello()["protocol"], 1);
@@ -19,14 +27,12 @@ fn starts_on(machine_type: MachineType) {
     finish(appliance, control);
 }
 
-#[test]
-fn starts_on_q35_in_64_mib() {
-    starts_on(MachineType::Q35);
+fn starts_on_q35_in_64_mib(tools: Tools) {
+    starts_on(MachineType::Q35, tools);
 }
 
-#[test]
-fn starts_on_pc_in_64_mib() {
-    starts_on(MachineType::Pc);
+fn starts_on_pc_in_64_mib(tools: Tools) {
+    starts_on(MachineType::Pc, tools);
 }
 
 /// As QEMU makes a machine for who says no more than `-M q35` or `-M pc`: with disk controllers, a keyboard, more timers.
@@ -41,9 +47,8 @@ fn starts_among_all_the_devices_of_a_chipset() {
 }
 
 /// This firmware leaves PCI devices without a place for their registers; the kernel finds them one.
-#[test]
-fn starts_without_a_bios() {
-    let stage = Stage::wait();
+fn starts_without_a_bios(tools: Tools) {
+    let stage = Stage::wait_with(tools);
     let (appliance, mut control) = boot(&stage.with_disk(1 << 30).memory(1 << 10).firmware(Firmware::Qboot));
     volume(&mut control, "db", 1 << 20);
     nbd(&appliance, "db").write(0, &[7; 8192]).unwrap();
@@ -129,9 +134,8 @@ fn serves_nbd_without_control() {
     assert!(!appliance.serial_log().contains(BACKTRACE_MARK));
 }
 
-#[test]
-fn a_reboot_keeps_everything_and_greets_who_connects_again() {
-    let stage = Stage::wait();
+fn a_reboot_keeps_everything_and_greets_who_connects_again(tools: Tools) {
+    let stage = Stage::wait_with(tools);
     let (mut appliance, mut control) = boot(&stage.with_disk(1 << 30));
     volume(&mut control, "db", 1 << 20);
     call(&mut control, "system.reboot", json!({}));

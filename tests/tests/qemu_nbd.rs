@@ -7,7 +7,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use datum_tests::qemu::{HELLO_PATIENCE, Stage, boot, call, finish, nbd, volume};
+use datum_tests::qemu::{HELLO_PATIENCE, Stage, Tools, boot, call, finish, nbd, volume};
+use datum_tests::with_tools;
 use serde_json::json;
 use xtask::nbd::{Client, Extent, NbdError, Open};
 use xtask::qemu::{Appliance, Port};
@@ -16,6 +17,8 @@ const MIB: u64 = 1 << 20;
 
 /// `org.datum.nbd.0` to `.29`.
 const NBD_PORTS_MAX: u32 = 30;
+
+with_tools!([installed, qemu_newest][as_many_ports_as_there_may_be_serve_at_once]);
 
 fn extended<'a>(export: &'a str, contexts: &'a [&'a str]) -> Open<'a> {
     Open { export, contexts, extended: true }
@@ -82,6 +85,41 @@ fn requests_beyond_the_export_are_refused_one_by_one() {
     finish(appliance, control);
 }
 
+/// The case of libnbd's own tests of its strict mode: with extended headers a write's length is its payload's, whether
+/// the flag says so or not; without them the flag is refused, its payload is no request, and the session goes on.
+#[test]
+fn a_write_has_its_payload_with_the_flag_and_without() {
+    let stage = Stage::wait();
+    let (appliance, mut control) = boot(&stage.with_disk(1 << 30));
+    volume(&mut control, "db", MIB);
+    // If it were taken for a request, it would be one that makes zeroes.
+    let mut payload = vec![0; 8192];
+    let zeroes = [0x21u8, 0xe4, 0x1c, 0x71, 0, 0, 0, 6].iter().chain(&[0; 24]).copied().collect::<Vec<_>>();
+    payload[..32].copy_from_slice(&zeroes);
+    for (extended, mistaken) in [(true, false), (true, true), (false, false), (false, true)] {
+        let mut client = open(&appliance, &Open { export: "db", contexts: &[], extended }).unwrap();
+        client.write(0, &[3; 8192]).unwrap();
+        if mistaken {
+            client.mistake_payload_len();
+        }
+        let written = client.write(0, &payload);
+        let expected = match (extended, mistaken) {
+            (false, true) => {
+                assert!(matches!(written, Err(NbdError::Request(22, _))), "{written:?}");
+                vec![3; 8192]
+            }
+            _ => {
+                written.unwrap();
+                payload.clone()
+            }
+        };
+        client.flush().unwrap();
+        assert!(client.read(0, 8192).unwrap() == expected, "extended {extended}, mistaken {mistaken}");
+        client.disconnect().unwrap();
+    }
+    finish(appliance, control);
+}
+
 #[test]
 fn exports_that_are_none_are_refused_by_name() {
     let stage = Stage::wait();
@@ -102,9 +140,8 @@ fn exports_that_are_none_are_refused_by_name() {
 
 /// As many NBD ports as there are names for, all at work at once, on the smallest machine; and one more, which is not
 /// served. QEMU drops what announces a 33rd port without a word; the boot log says that there may be one.
-#[test]
-fn as_many_ports_as_there_may_be_serve_at_once() {
-    let stage = Stage::wait();
+fn as_many_ports_as_there_may_be_serve_at_once(tools: Tools) {
+    let stage = Stage::wait_with(tools);
     let (mut appliance, mut control) = boot(&stage.with_disk(1 << 30).nbd_ports(NBD_PORTS_MAX + 1));
     (0..NBD_PORTS_MAX).for_each(|port| volume(&mut control, &format!("v{port}"), 8 * MIB));
     let mut connect = |port| appliance.connect(Port::Nbd(port), HELLO_PATIENCE).unwrap();

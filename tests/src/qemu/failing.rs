@@ -1,7 +1,7 @@
 //! Disks that fail under the real driver: QEMU's `blkdebug` in front of a disk, or an nbdkit server behind it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ pub struct Server {
 impl Server {
     /// Serves `file` through nbdkit filters, each with its parameters.
     pub fn start(file: &Path, socket: PathBuf, filters: &[&str], parameters: &[String]) -> Server {
-        let mut command = Command::new("nbdkit");
+        let mut command = xtask::shell::program("nbdkit");
         command.args(["--exit-with-parent", "--foreground", "--unix"]).arg(&socket);
         command.args(filters.iter().map(|filter| format!("--filter={filter}")));
         command.arg("file").arg(file).args(parameters);

@@ -32,7 +32,7 @@ impl HostFileSystem {
         assert!(Command::new(program).args(options).arg(&image).status().unwrap().success());
         fs::create_dir(&point).unwrap();
         let outside = fs::metadata(directory).unwrap().dev();
-        let mut command = Command::new("fuse2fs");
+        let mut command = xtask::shell::program("fuse2fs");
         command.args(["-f", "-o", "fakeroot,rw"]).arg(&image).arg(&point);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let system = HostFileSystem { child, point };
@@ -73,7 +73,7 @@ impl HostFileSystem {
 impl Drop for HostFileSystem {
     fn drop(&mut self) {
         // A mount that has already gone is what is wanted here.
-        let _ = Command::new("fusermount3").arg("-u").arg(&self.point).status();
+        let _ = xtask::shell::program("fusermount3").arg("-u").arg(&self.point).status();
         let deadline = Instant::now() + PATIENCE;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));

@@ -6,17 +6,19 @@
 //! `target/datum/failed/`.
 
 pub mod chronicle;
+pub mod daemon;
 pub mod failing;
 pub mod host;
 pub mod load;
 mod monitor;
 mod slot;
 mod time;
+mod tools;
 pub mod writelog;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,7 @@ use xtask::symbols::BACKTRACE_MARK;
 
 pub use crate::history::{History, Survivors, Write};
 pub use monitor::ask_monitor;
+pub use tools::{INSTALLED, Tools};
 
 /// The longest any start of a machine may live.
 pub const MACHINE_LIMIT: Duration = Duration::from_secs(180);
@@ -39,21 +42,24 @@ pub const HELLO_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a job may take.
 pub const JOB_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Seconds that an unmodified client may take.
-const CLIENT_SECONDS: &str = "60";
-
 /// A directory and the right to run one machine.
 pub struct Stage {
     directory: TempDir,
+    tools: Tools,
     _slot: slot::Slot,
 }
 
 impl Stage {
     /// Waits until fewer than two machines run.
     pub fn wait() -> Stage {
+        Stage::wait_with(INSTALLED)
+    }
+
+    /// The same, for machines in the emulator of these versions.
+    pub fn wait_with(tools: Tools) -> Stage {
         let slot = slot::Slot::wait();
         let directory = tempfile::Builder::new().prefix("datum-test-").tempdir().unwrap();
-        Stage { directory, _slot: slot }
+        Stage { directory, tools, _slot: slot }
     }
 
     /// A q35 of 64 MiB with control, console and one NBD port, no disk, and `pool=auto`. A panic ends it. It does not
@@ -61,6 +67,7 @@ impl Stage {
     pub fn machine(&self) -> Machine {
         let kernel = std::env::var_os("DATUM_KERNEL").map_or_else(xtask::kernel::elf_path, PathBuf::from);
         Machine::new(kernel, self.path("run"))
+            .emulator(self.tools.program("qemu-system-x86_64"))
             .memory(64)
             .limit(MACHINE_LIMIT)
             .keep_evidence()
@@ -185,23 +192,14 @@ pub fn nbd(appliance: &Appliance, export: &str) -> nbd::Client {
     nbd::Client::connect(&appliance.socket(Port::Nbd(0)), export).unwrap()
 }
 
-/// Runs an unmodified client within its time; it must succeed. Returns what it printed.
+/// Runs an installed client within its time; it must succeed. Returns what it printed.
 pub fn client(program: &str, arguments: &[&str]) -> String {
-    let output = attempt(program, arguments);
-    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?} ended with {}\n{}{}",
-        output.status,
-        said(&output.stdout),
-        said(&output.stderr)
-    );
-    said(&output.stdout)
+    INSTALLED.run(program, arguments)
 }
 
-/// Runs an unmodified client within its time, however it ends.
+/// Runs an installed client within its time, however it ends.
 pub fn attempt(program: &str, arguments: &[&str]) -> Output {
-    Command::new("timeout").args(["-k", "1", CLIENT_SECONDS, program]).args(arguments).output().unwrap()
+    INSTALLED.attempt(program, arguments)
 }
 
 /// Whether two files hold the same bytes.

@@ -22,7 +22,8 @@ pub(super) fn negotiate(mut stream: UnixStream, open: &Open<'_>) -> Result<Clien
         .iter()
         .find_map(export_of)
         .ok_or_else(|| NbdError::Protocol("GO without the export's size".into()))?;
-    Ok(Client { stream, extended: open.extended, next_cookie: 1, answered: 1, size, flags, contexts })
+    let extended = open.extended;
+    Ok(Client { stream, extended, odd_flags: 0, next_cookie: 1, answered: 1, size, flags, contexts })
 }
 
 fn greet(stream: &mut UnixStream) -> Result<()> {

@@ -91,6 +91,8 @@ pub enum Command {
 pub struct Client {
     stream: UnixStream,
     extended: bool,
+    /// Turned over in each write.
+    odd_flags: u16,
     next_cookie: u64,
     answered: u64,
     size: u64,
@@ -109,6 +111,12 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         handshake::negotiate(stream, open)
+    }
+
+    /// Sends each write without `PAYLOAD_LEN` where extended headers ask for it, as QEMU does, and with it where they are
+    /// not in use, as nobody should.
+    pub fn mistake_payload_len(&mut self) {
+        self.odd_flags = wire::FLAG_PAYLOAD;
     }
 
     /// Bytes of the export.
@@ -175,9 +183,11 @@ impl Client {
     pub fn send(&mut self, command: Command, offset: u64, length: u64, payload: &[u8]) -> Result<u64> {
         let cookie = self.next_cookie;
         self.next_cookie += 1;
-        let header = wire::request(self.extended, command, cookie, offset, length)
+        let mut message = wire::request(self.extended, command, cookie, offset, length)
             .ok_or_else(|| NbdError::Protocol("the length needs extended headers".into()))?;
-        let mut message = header;
+        if let Command::Write(_) = command {
+            wire::turn_flags(&mut message, self.odd_flags);
+        }
         message.extend_from_slice(payload);
         self.stream.write_all(&message)?;
         Ok(cookie)

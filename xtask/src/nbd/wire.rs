@@ -41,7 +41,7 @@ const REQUEST: u32 = 0x2560_9513;
 const EXTENDED_REQUEST: u32 = 0x21e4_1c71;
 
 const FLAG_FUA: u16 = 1 << 0;
-const FLAG_PAYLOAD: u16 = 1 << 5;
+pub(super) const FLAG_PAYLOAD: u16 = 1 << 5;
 
 impl Command {
     fn number(self) -> u16 {
@@ -88,6 +88,11 @@ pub(crate) fn request(
     Some(header)
 }
 
+/// Turns these flags of a request's header over.
+pub(super) fn turn_flags(header: &mut [u8], flags: u16) {
+    header[4..6].iter_mut().zip(flags.to_be_bytes()).for_each(|(byte, turned)| *byte ^= turned);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +105,9 @@ mod tests {
         let extended = request(true, Command::Write(false), 7, 4096, 512).unwrap();
         assert_eq!(extended[..8], [0x21, 0xe4, 0x1c, 0x71, 0, 0x20, 0, 1]);
         assert_eq!(extended.len(), 32);
+        let mut odd = extended;
+        turn_flags(&mut odd, FLAG_PAYLOAD);
+        assert_eq!(odd[..8], [0x21, 0xe4, 0x1c, 0x71, 0, 0, 0, 1]);
     }
 
     #[test]
