@@ -1,14 +1,17 @@
-//! How the machine ends: off, reset, halt, or (in tests) QEMU's exit device.
+//! How the machine ends: off, reset, halt, or (in tests) QEMU's exit device; and the button by which somebody asks for it.
 
+use crate::interrupts::OutOfVectors;
+use acpi::Fixed;
 use core::hint;
-use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use spin::Once;
 use x86_64::instructions::port::Port;
 use x86_64::instructions::{hlt, interrupts, tables};
 use x86_64::structures::DescriptorTablePointer;
 
 mod acpi;
+mod button;
 
-pub(crate) use acpi::timer_port;
+pub use button::button_pressed;
 
 /// QEMU's `-device isa-debug-exit,iobase=0xf4,iosize=0x04`: writing v ends QEMU with status 2v + 1.
 const EXIT_PORT: u16 = 0xF4;
@@ -17,9 +20,8 @@ const RESET_PORT: u16 = 0xCF9;
 /// The keyboard controller's command port; its reset line is the oldest way.
 const KEYBOARD_PORT: u16 = 0x64;
 
-/// ACPI's power control register and what to write there to switch off.
-static CONTROL_PORT: AtomicU16 = AtomicU16::new(0);
-static SLEEP_VALUE: AtomicU32 = AtomicU32::new(0);
+/// What ACPI's fixed table says, where there is one.
+static FIXED: Once<Fixed> = Once::new();
 
 /// How a run under test ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,18 +36,26 @@ pub enum ExitCode {
 /// reported. Only on the bare machine.
 pub fn initialise(root: Option<u64>) {
     if let Some(fixed) = root.and_then(acpi::read) {
-        SLEEP_VALUE.store(fixed.sleep_value.into(), Ordering::Relaxed);
-        CONTROL_PORT.store(fixed.control_port, Ordering::Relaxed);
-        acpi::set_timer_port(fixed.timer_port);
+        FIXED.call_once(|| fixed);
     }
+}
+
+/// The port of ACPI's 3.579545 MHz timer, if the machine has one.
+pub(crate) fn timer_port() -> Option<u16> {
+    FIXED.get().and_then(|fixed| fixed.timer_port)
+}
+
+/// Lets the power button wake [`button_pressed`]. Only on the bare machine, once, after [`initialise`] and
+/// [`crate::interrupts::initialise`].
+pub fn enable_button() -> Result<(), OutOfVectors> {
+    FIXED.get().map_or(Ok(()), button::enable)
 }
 
 /// Switches the machine off; where that is not possible, halts it.
 pub fn off() -> ! {
-    let port = CONTROL_PORT.load(Ordering::Relaxed);
-    if port != 0 {
+    if let Some(fixed) = FIXED.get() {
         // SAFETY: ACPI's fixed table names this register; the value enters the off state and touches no memory.
-        unsafe { Port::<u16>::new(port).write(SLEEP_VALUE.load(Ordering::Relaxed) as u16) }
+        unsafe { Port::<u16>::new(fixed.control_port).write(fixed.sleep_value) }
         pause();
     }
     halt()

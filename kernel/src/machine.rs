@@ -17,6 +17,9 @@ pub(crate) fn start(acpi_root: Option<u64>) {
     if uart::enable_interrupts().is_err() {
         log!("datum: no interrupt vector is left for COM1: its console will not hear you");
     }
+    if power::enable_button().is_err() {
+        log!("datum: no interrupt vector is left for the power button: it will do nothing");
+    }
     let heap_bytes = memory::usage().heap_bytes;
     log!("datum: {} MiB of heap, time-stamp counter at {} kHz", heap_bytes >> 20, clock::counter_kilohertz());
     if heap_bytes < HEAP_BYTES_MIN {

@@ -10,7 +10,7 @@ use crate::serial_port::SerialPort;
 use alloc::rc::Rc;
 use core::mem;
 use datum_drivers::virtio::pci::PciTransport;
-use datum_drivers::{clock, log, memory};
+use datum_drivers::{clock, log, memory, power};
 use datum_service::port::Port;
 use datum_service::{Appliance, Setup};
 use datum_store::yield_now;
@@ -50,6 +50,7 @@ pub(crate) async fn start(executor: Executor, options: Options) {
     let background = appliance.clone();
     executor.spawn(async move { background.background().await });
     executor.spawn(follow_wall_clock());
+    executor.spawn(obey_power_button(appliance.clone()));
     let has_console = devices.ports.iter().any(|port| port.name() == CONSOLE_PORT);
     mem::take(&mut devices.ports).into_iter().for_each(|port| serve(&executor, &appliance, port));
     // Who is connected already is greeted first.
@@ -87,4 +88,10 @@ async fn follow_wall_clock() {
         clock::sleep(WALL_CLOCK_INTERVAL_NANOSECONDS).await;
         clock::follow_wall_clock();
     }
+}
+
+/// Whoever presses the button wants what `system.shutdown` does.
+async fn obey_power_button(appliance: Rc<Datum>) {
+    power::button_pressed().await;
+    appliance.power_button().await;
 }

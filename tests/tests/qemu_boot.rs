@@ -8,13 +8,16 @@ use datum_tests::qemu::{
 };
 use datum_tests::with_tools;
 use serde_json::json;
-use xtask::qemu::{Firmware, MachineType, Port};
+use xtask::control::Client;
+use xtask::qemu::{Firmware, Machine, MachineType, Port};
 use xtask::symbols::BACKTRACE_MARK;
 
 with_tools!([installed, qemu_newest] [
     starts_on_q35_in_64_mib,
     starts_on_pc_in_64_mib,
     starts_without_a_bios,
+    obeys_the_power_button_on_q35,
+    obeys_the_power_button_on_pc,
     a_reboot_keeps_everything_and_greets_who_connects_again,
 ]);
 
@@ -132,6 +135,56 @@ fn serves_nbd_without_control() {
     let open = xtask::nbd::Open { export: "db", ..Default::default() };
     assert_eq!(xtask::nbd::Client::open(stream, &open).unwrap().size(), 1 << 20);
     assert!(!appliance.serial_log().contains(BACKTRACE_MARK));
+}
+
+/// What QEMU's `system_powerdown` presses, and a management tool's "shut down". The press comes between a write that nobody
+/// flushed and the start that must find it.
+fn obeys_the_power_button(machine: &Machine) {
+    let (mut appliance, mut control) = boot(machine);
+    volume(&mut control, "db", 1 << 20);
+    call(&mut control, "event.subscribe", json!({}));
+    let mut client = nbd(&appliance, "db");
+    client.write(0, &[7; 8192]).unwrap();
+    ask_monitor(&machine.monitor(), "system_powerdown");
+    let stopping = |control: &mut Client| loop {
+        let event = control.next_event(HELLO_PATIENCE).unwrap().expect("it tells that it stops");
+        if event["params"]["type"] == "system.stopping" {
+            return event;
+        }
+    };
+    assert_eq!(stopping(&mut control)["params"]["reason"], "power_button");
+    let status = appliance.wait_for_end(HELLO_PATIENCE).unwrap();
+    let log = appliance.serial_log();
+    assert!(!log.contains(BACKTRACE_MARK), "the appliance panicked:\n{log}");
+    assert!(status.success(), "QEMU ended with {status}; COM1 said:\n{log}");
+    drop((appliance, client));
+    let (appliance, control) = boot(machine);
+    assert_eq!(nbd(&appliance, "db").read(0, 8192).unwrap(), [7; 8192]);
+    finish(appliance, control);
+}
+
+fn obeys_the_power_button_on_q35(tools: Tools) {
+    let stage = Stage::wait_with(tools);
+    obeys_the_power_button(&stage.with_disk(1 << 30));
+}
+
+fn obeys_the_power_button_on_pc(tools: Tools) {
+    let stage = Stage::wait_with(tools);
+    obeys_the_power_button(&stage.with_disk(1 << 30).machine_type(MachineType::Pc));
+}
+
+#[test]
+fn obeys_the_power_button_among_all_the_devices_of_a_chipset() {
+    for machine_type in [MachineType::Q35, MachineType::Pc] {
+        let stage = Stage::wait();
+        obeys_the_power_button(&stage.with_disk(1 << 30).machine_type(machine_type).crowded());
+    }
+}
+
+#[test]
+fn obeys_the_power_button_without_a_bios() {
+    let stage = Stage::wait();
+    obeys_the_power_button(&stage.with_disk(1 << 30).memory(1 << 10).firmware(Firmware::Qboot));
 }
 
 fn a_reboot_keeps_everything_and_greets_who_connects_again(tools: Tools) {

@@ -6,8 +6,8 @@
 //! earlier), and no lock in the appliance ever has to think about interrupts.
 //!
 //! [`wait`] closes the race between "nothing to do" and `hlt`: a vector that becomes pending in between ends
-//! the wait at once. Neighbours: `boot` points the interrupt table at [`stub_address`]; `virtio`, [`crate::uart`] and
-//! [`crate::clock`] register handlers.
+//! the wait at once. Neighbours: `boot` points the interrupt table at [`stub_address`]; `virtio`, [`crate::uart`],
+//! [`crate::power`] and [`crate::clock`] register handlers.
 
 mod apic;
 mod stubs;
@@ -78,7 +78,7 @@ pub fn register(handler: fn(usize), argument: usize) -> Result<Vector, OutOfVect
     Ok(Vector(FIRST_DEVICE_VECTOR + index as u8))
 }
 
-/// Registers `handler` for a legacy ISA interrupt (COM1's is 4), routed through the I/O APIC.
+/// Registers `handler` for a legacy ISA interrupt (COM1's is 4, the power button's 9), routed through the I/O APIC.
 pub fn register_isa(line: u8, handler: fn(usize), argument: usize) -> Result<Vector, OutOfVectors> {
     let vector = register(handler, argument)?;
     apic::route_isa(line, vector.0);

@@ -8,7 +8,7 @@ use crate::buffers::Buffers;
 use crate::commands;
 use crate::disks::{Disk, Disks, FoundDisks, Members, chain, random_identity};
 use crate::environment::Environment;
-use crate::events::{Event, Events};
+use crate::events::{Event, Events, Stopping};
 use crate::jobs::Jobs;
 use crate::limits::{
     ANSWER_INTERVAL_NANOSECONDS, BACKGROUND_PAUSE_NANOSECONDS, CHALLENGE_NANOSECONDS,
@@ -120,7 +120,7 @@ pub struct Appliance<D: BlockDevice, E: Environment> {
     config: Config,
     pool: RefCell<PoolState<D>>,
     creating: Cell<bool>,
-    stopping: Cell<bool>,
+    stopping: Cell<Option<Stopping>>,
     changed: Signal,
 }
 
@@ -144,7 +144,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             config: Config::new(setup.cache_blocks),
             pool: RefCell::new(PoolState::Opening),
             creating: Cell::new(false),
-            stopping: Cell::new(false),
+            stopping: Cell::new(None),
             changed: Signal::default(),
             environment,
         })
@@ -259,12 +259,19 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     }
 
     /// Nothing new is begun from here on: the machine goes down.
-    pub(crate) fn stop(&self) {
-        self.stopping.set(true);
+    pub(crate) fn stop(&self, reason: Stopping) {
+        self.stopping.set(Some(reason));
+        self.publish(&Event::SystemStopping { reason });
+        self.changed.notify();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.get()
+        self.stopping.get().is_some()
+    }
+
+    /// Why the machine goes down, once it does.
+    pub(crate) async fn stopped(&self) -> Stopping {
+        self.changed.until(|| self.stopping.get()).await
     }
 
     /// Nanoseconds since 1970.

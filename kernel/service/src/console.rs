@@ -19,6 +19,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
+use core::future::pending;
 use core::pin::pin;
 use datum_protocol::console::{
     Editor, Entered, Entry, Objects, complete, for_terminal, parse, render, render_bytes_max, render_error,
@@ -53,8 +54,9 @@ pub(crate) async fn serve<D: BlockDevice + 'static, E: Environment + 'static, P:
             subscription: RefCell::new(None),
             subscribed: Signal::default(),
         };
-        // Either ends only when the person has left.
-        select(pin!(terminal.lines()), pin!(terminal.events())).await;
+        // Any ends only when the person has left.
+        let (events, farewell) = (pin!(terminal.events()), pin!(terminal.farewell()));
+        select(pin!(terminal.lines()), select(events, farewell)).await;
         appliance.close_session(&session);
     }
 }
@@ -160,13 +162,27 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
         let subscription = self.subscribed.until(|| self.subscription.borrow().clone()).await;
         loop {
             let (time, event) = subscription.next().await;
-            let mut output = b"\r\x1b[K".to_vec();
-            output.extend(for_terminal(&render_event(&event.to_json(&rfc3339(time)))));
-            if self.editing.get() {
-                self.editor.borrow_mut().start(&mut output);
-            }
-            self.send(output).await?;
+            self.interrupt(&render_event(&event.to_json(&rfc3339(time)))).await?;
         }
+    }
+
+    /// Tells everybody that the machine goes down, and why. Who listens to events has heard it as one.
+    async fn farewell(&self) -> Result<Infallible, Disconnected> {
+        let reason = self.appliance.stopped().await;
+        if self.subscription.borrow().is_none() {
+            self.interrupt(&format!("* {}\n", reason.sentence())).await?;
+        }
+        pending().await
+    }
+
+    /// Shows a line between others, and the one being edited again below it.
+    async fn interrupt(&self, line: &str) -> Result<(), Disconnected> {
+        let mut output = b"\r\x1b[K".to_vec();
+        output.extend(for_terminal(line));
+        if self.editing.get() {
+            self.editor.borrow_mut().start(&mut output);
+        }
+        self.send(output).await
     }
 
     async fn complete(&self, before: &str) -> Result<(), Disconnected> {

@@ -1,6 +1,7 @@
 //! What happened, told to whoever asked to be told. A slow listener never holds up anyone: its queue is
 //! bounded, and what did not fit is announced as a count.
 
+use crate::environment::Power;
 use crate::limits::EVENTS_QUEUED_MAX;
 use crate::signal::Signal;
 use alloc::collections::VecDeque;
@@ -79,6 +80,9 @@ pub(crate) enum Event {
         port: String,
         kind: &'static str,
     },
+    SystemStopping {
+        reason: Stopping,
+    },
     /// This many events did not fit the listener's queue.
     Lost {
         count: u64,
@@ -137,7 +141,47 @@ impl Event {
             Self::SessionClosed { session, port, kind } => {
                 ("session.closed", json!({ "session": session, "port": port, "kind": kind }))
             }
+            Self::SystemStopping { reason } => ("system.stopping", json!({ "reason": reason.word() })),
             Self::Lost { count } => ("event.lost", json!({ "count": count })),
+        }
+    }
+}
+
+/// Why the appliance goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopping {
+    /// `system.shutdown`.
+    Shutdown,
+    /// `system.reboot`.
+    Reboot,
+    /// Somebody pressed the machine's power button.
+    PowerButton,
+}
+
+impl Stopping {
+    /// What ends the machine then.
+    pub(crate) fn power(self) -> Power {
+        match self {
+            Self::Shutdown | Self::PowerButton => Power::Off,
+            Self::Reboot => Power::Reset,
+        }
+    }
+
+    /// In the event.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Shutdown => "shutdown",
+            Self::Reboot => "reboot",
+            Self::PowerButton => "power_button",
+        }
+    }
+
+    /// For people.
+    pub(crate) fn sentence(self) -> &'static str {
+        match self {
+            Self::Shutdown => "The appliance shuts down.",
+            Self::Reboot => "The appliance starts again.",
+            Self::PowerButton => "The power button was pressed: the appliance shuts down.",
         }
     }
 }

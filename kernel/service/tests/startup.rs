@@ -3,8 +3,10 @@
 mod rig;
 
 use datum_service::PoolOption;
+use datum_service::environment::Power;
 use datum_store::device::Geometry;
 use rig::disk::MemoryDisk;
+use rig::nbd::{Mode, Nbd};
 use rig::{Control, Rig};
 use serde_json::{Value, json};
 
@@ -140,4 +142,46 @@ fn a_disk_that_fails_turns_the_pool_read_only_and_the_event_says_so() {
     let event = control.line(&mut rig);
     assert_eq!(event["params"]["type"], "pool.read_only", "{event}");
     assert_eq!(control.call(&mut rig, "pool.status", json!({}))["state"], "read_only");
+}
+
+/// The power button is `system.shutdown` by other means: what a client wrote last is there at the next start, and
+/// everybody is told.
+#[test]
+fn the_power_button_shuts_down_in_good_order() {
+    let disk = MemoryDisk::blank("vd0", 64);
+    let mut rig = Rig::start(&[&disk], PoolOption::Auto);
+    let (mut control, console) = (rig.control(), rig.console());
+    control.call(&mut rig, "volume.create", json!({"name": "v", "size": 4096}));
+    let port = rig.nbd_port("org.datum.nbd.0");
+    let mut nbd = Nbd::open(&mut rig, &port, Mode::Structured, "v", &[]).unwrap();
+    assert_eq!(nbd.write(&mut rig, 0, &[7; 4096]), 0);
+    control.call(&mut rig, "event.subscribe", json!({}));
+    console.connect();
+    console.send(b"volume li");
+    rig.settle();
+    console.drain();
+    let event = control.line(&mut rig);
+    assert_eq!(event["params"]["type"], "session.opened", "{event}");
+    for _ in 0..2 {
+        let appliance = rig.appliance.clone();
+        rig.run(async move { appliance.power_button().await });
+    }
+    let event = control.line(&mut rig);
+    assert_eq!(event["params"]["type"], "system.stopping", "{event}");
+    assert_eq!(event["params"]["reason"], "power_button", "{event}");
+    let shown = String::from_utf8(console.drain()).unwrap();
+    assert!(
+        shown.contains("* The power button was pressed") && shown.contains("datum> volume li"),
+        "{shown:?}"
+    );
+    assert_eq!(rig.power(), None);
+    assert_eq!(control.kind(&mut rig, "volume.list", json!({})), "stopping");
+    rig.sleep(250_000_000);
+    assert_eq!(rig.power(), Some(Power::Off));
+    assert_eq!(control.client.drain(), b"", "it is told once");
+    drop(rig);
+    let mut rig = Rig::start(&[&disk], PoolOption::Open);
+    let port = rig.nbd_port("org.datum.nbd.0");
+    let mut nbd = Nbd::open(&mut rig, &port, Mode::Structured, "v", &[]).unwrap();
+    assert_eq!(nbd.read(&mut rig, 0, 4096).unwrap(), [7; 4096]);
 }

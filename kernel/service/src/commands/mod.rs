@@ -15,6 +15,7 @@ mod volume;
 use crate::answer::Answer;
 use crate::appliance::Appliance;
 use crate::environment::Environment;
+use crate::events::Stopping;
 use crate::exports::{store_name, store_since};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -70,8 +71,8 @@ async fn dispatch<D: BlockDevice + 'static, E: Environment + 'static>(
     let value: Outcome = match command {
         Command::SystemInfo {} => Ok(appliance.system_info()),
         Command::SystemMetrics {} => Ok(appliance.system_metrics()),
-        Command::SystemShutdown {} => Ok(appliance.end(crate::environment::Power::Off).await),
-        Command::SystemReboot {} => Ok(appliance.end(crate::environment::Power::Reset).await),
+        Command::SystemShutdown {} => Ok(appliance.end(Stopping::Shutdown).await),
+        Command::SystemReboot {} => Ok(appliance.end(Stopping::Reboot).await),
         Command::DeviceList { after, limit } => appliance.device_list(&Window::new(after, limit)).await,
         Command::PoolCreate { devices, name } => appliance.pool_create(devices, name.as_ref()).await,
         Command::PoolStatus {} => appliance.pool_status().await,

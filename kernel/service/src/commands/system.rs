@@ -1,8 +1,9 @@
-//! `system.info`, `system.shutdown` and `system.reboot`.
+//! `system.info`, `system.shutdown` and `system.reboot`, and the power button, which is the second by other means.
 
 use crate::appliance::Appliance;
 use crate::disks::chain;
-use crate::environment::{Environment, Power};
+use crate::environment::Environment;
+use crate::events::Stopping;
 use crate::limits::POWER_DELAY_NANOSECONDS;
 use crate::time::rfc3339;
 use alloc::rc::Rc;
@@ -47,9 +48,17 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         value
     }
 
+    /// Somebody pressed the machine's power button: does what `system.shutdown` does, unless the machine goes down already.
+    pub async fn power_button(self: &Rc<Self>) {
+        if !self.is_stopping() {
+            // What could not be closed has said so on every port that asked; nobody waits for an answer here.
+            self.end(Stopping::PowerButton).await;
+        }
+    }
+
     /// Makes everything durable, then ends the machine as soon as the answer had time to leave.
-    pub(super) async fn end(self: &Rc<Self>, how: Power) -> Value {
-        self.stop();
+    pub(super) async fn end(self: &Rc<Self>, reason: Stopping) -> Value {
+        self.stop(reason);
         // A pool that cannot be closed has said so already, and is as durable as it will ever be.
         let closed = match self.pool_now() {
             Some(Ok(pool)) => pool.close().await,
@@ -58,7 +67,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         let appliance = self.clone();
         self.tasks.spawn(async move {
             appliance.environment.sleep(POWER_DELAY_NANOSECONDS).await;
-            appliance.environment.power(how);
+            appliance.environment.power(reason.power());
         });
         match closed {
             Ok(()) => json!({}),
