@@ -29,8 +29,6 @@ const CACHE_BYTES_MIN: usize = 8 << 20;
 /// Most memory for payloads under way; more would only lengthen queues.
 const PAYLOAD_BYTES_MAX: usize = 256 << 20;
 const BLOCK_BYTES: usize = 4096;
-/// How often wall time is compared with the machine's clock.
-const WALL_CLOCK_INTERVAL_NANOSECONDS: u64 = 600_000_000_000;
 
 type Datum = Appliance<Disk<PciTransport>, Machine>;
 
@@ -49,12 +47,12 @@ pub(crate) async fn start(executor: Executor, options: Options) {
     });
     let background = appliance.clone();
     executor.spawn(async move { background.background().await });
-    executor.spawn(follow_wall_clock());
     executor.spawn(obey_power_button(appliance.clone()));
     let has_console = devices.ports.iter().any(|port| port.name() == CONSOLE_PORT);
     mem::take(&mut devices.ports).into_iter().for_each(|port| serve(&executor, &appliance, port));
     // Who is connected already is greeted first.
     yield_now().await;
+    executor.spawn(clock::follow_wall_clock());
     let found = devices.disks(&executor).await;
     found.problems.iter().for_each(|problem| log!("datum: {problem}"));
     log!("datum: {}", appliance.start(found).await);
@@ -81,13 +79,6 @@ fn serve(executor: &Executor, appliance: &Rc<Datum>, port: DevicePort<PciTranspo
 fn is_nbd(name: &str) -> bool {
     let number = name.strip_prefix(NBD_PORT_PREFIX).and_then(|number| number.parse::<u8>().ok());
     number.is_some_and(|number| number <= NBD_PORT_LAST)
-}
-
-async fn follow_wall_clock() {
-    loop {
-        clock::sleep(WALL_CLOCK_INTERVAL_NANOSECONDS).await;
-        clock::follow_wall_clock();
-    }
 }
 
 /// Whoever presses the button wants what `system.shutdown` does.

@@ -1,4 +1,4 @@
-//! The CMOS clock: read once at boot. QEMU keeps it in UTC unless told otherwise.
+//! The CMOS clock, in whole seconds. QEMU keeps it in UTC unless told otherwise.
 
 use crate::cmos::read;
 

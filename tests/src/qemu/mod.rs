@@ -32,6 +32,7 @@ use xtask::symbols::BACKTRACE_MARK;
 pub use crate::history::{History, Survivors, Write};
 pub use monitor::ask_monitor;
 pub use tools::{INSTALLED, Tools};
+pub use time::nanoseconds;
 
 /// The longest any start of a machine may live.
 pub const MACHINE_LIMIT: Duration = Duration::from_secs(180);

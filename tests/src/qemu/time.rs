@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// Nanoseconds since 1970 of a time such as `2026-11-21T06:35:07.123Z`.
-pub(super) fn nanoseconds(text: &Value) -> u64 {
+pub fn nanoseconds(text: &Value) -> u64 {
     let text = text.as_str().expect("a time is a text");
     let numbers: Vec<u64> =
         text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect();
