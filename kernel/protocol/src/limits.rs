@@ -43,3 +43,11 @@ pub const CONSOLE_WORDS_MAX: usize = 1100;
 pub const CONSOLE_COMPLETIONS_MAX: usize = 64;
 /// Widest column of a console table, in characters.
 pub const CONSOLE_COLUMN_MAX: usize = 80;
+/// A column of a console table is not cut below this many characters: a time and most names fit.
+pub const CONSOLE_COLUMN_MIN: usize = 24;
+/// Columns of a terminal that has not told how many it has.
+pub const CONSOLE_WIDTH_DEFAULT: usize = 80;
+/// Fewest columns that a terminal is believed to have; less is another key's sequence.
+pub const CONSOLE_WIDTH_MIN: usize = 20;
+/// Most columns that are used.
+pub const CONSOLE_WIDTH_MAX: usize = 400;

@@ -22,8 +22,8 @@ use core::convert::Infallible;
 use core::future::pending;
 use core::pin::pin;
 use datum_protocol::console::{
-    Editor, Entered, Entry, Objects, complete, for_terminal, parse, render, render_bytes_max, render_error,
-    render_event,
+    Editor, Entered, Entry, Objects, complete, fold, for_terminal, parse, render, render_bytes_max,
+    render_error, render_event,
 };
 use datum_protocol::control::{Command, ErrorKind, ErrorObject};
 use datum_protocol::size::text_bytes;
@@ -97,6 +97,9 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
             let received = self.port.receive(&mut buffer).await?;
             self.session.count(&self.session.bytes_received, received as u64);
             let mut rest = &buffer[..received];
+            let mut question = Vec::new();
+            self.editor.borrow_mut().arrived(rest, &mut question);
+            self.send(question).await?;
             while !rest.is_empty() {
                 let mut echo = Vec::new();
                 let (taken, entered) = self.editor.borrow_mut().receive(rest, &mut echo);
@@ -120,7 +123,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
         self.editing.set(false);
         match parse(line) {
             Ok(Entry::Nothing) => {}
-            Ok(Entry::Help(text)) => self.show(&text).await?,
+            Ok(Entry::Help(text)) => self.show(&fold(&text, self.width())).await?,
             Ok(Entry::Run { command, json }) => self.run(command, json).await?,
             Err(error) => self.show(&render_error(&error)).await?,
         }
@@ -141,13 +144,17 @@ impl<D: BlockDevice + 'static, E: Environment + 'static, P: Port> Terminal<'_, D
         let shown = if only_asks { value.and_then(|result| roomy(result, json)) } else { value };
         let text = match shown {
             Ok(result) if json => format!("{result}\n"),
-            Ok(result) => render(&result),
+            Ok(result) => render(&result, self.width()),
             Err(error) => render_error(&error),
         };
         if subscribes {
             self.subscribe();
         }
         self.show(&text).await
+    }
+
+    fn width(&self) -> usize {
+        self.editor.borrow().width()
     }
 
     fn subscribe(&self) {

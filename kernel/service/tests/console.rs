@@ -57,3 +57,21 @@ fn any_bytes_leave_the_console_alive() {
     let json = typed(&mut rig, &console, "\x03device list --json\r");
     assert!(json.contains("{\"items\":[]}"), "{json:?}");
 }
+
+/// A person's terminal is asked how wide it is; what a script is shown holds no question.
+#[test]
+fn tables_are_as_wide_as_the_terminal_says() {
+    let mut rig = Rig::with_pool(64);
+    let console = rig.console();
+    console.connect();
+    let scripted = typed(&mut rig, &console, "volume create db 1M\rjob list\rvolume list\r");
+    assert!(scripted.contains("\r\nNAME ") && !scripted.contains("\x1b[6n"), "{scripted:?}");
+    let asked = typed(&mut rig, &console, "v");
+    assert!(asked.contains("\x1b[6n"), "{asked:?}");
+    assert_eq!(typed(&mut rig, &console, "\x1b[24;40R"), "\rdatum> v\x1b[K\r\x1b[8C");
+    let narrow = typed(&mut rig, &console, "olume list\r");
+    assert!(narrow.contains("\r\nname             db\r\n"), "{narrow:?}");
+    typed(&mut rig, &console, "v");
+    typed(&mut rig, &console, "\x1b[24;200R");
+    assert!(typed(&mut rig, &console, "olume list\r").contains("\r\nNAME "));
+}

@@ -1,11 +1,16 @@
 //! The line editor: a terminal's bytes in, lines and the terminal's echo out.
 //!
-//! It draws one row and scrolls sideways within the width, so it needs to know nothing of how a terminal wraps. The
-//! line, the history and each step of output are bounded. Completion needs names that only the service can list, and
+//! It draws one row and scrolls sideways within the width, so it needs to know nothing of how a terminal wraps. How wide
+//! the terminal is it asks once a line, when a key comes alone: keys that a person presses do, lines of a script come
+//! whole, and a script is to see no question. The line, the history and each step of output are bounded. Completion needs names that only the service can list, and
 //! listing waits for disks; so Tab is an event like Enter, and the names are offered afterwards.
 
+use super::fold::fold;
 use super::keys::{Key, Keys};
-use crate::limits::{CONSOLE_COMPLETIONS_MAX, CONSOLE_HISTORY_LINES_MAX, CONSOLE_LINE_BYTES_MAX};
+use crate::limits::{
+    CONSOLE_COMPLETIONS_MAX, CONSOLE_HISTORY_LINES_MAX, CONSOLE_LINE_BYTES_MAX, CONSOLE_WIDTH_DEFAULT,
+    CONSOLE_WIDTH_MAX, CONSOLE_WIDTH_MIN,
+};
 use alloc::borrow::ToOwned;
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -13,8 +18,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem;
 
-const WIDTH: usize = 80;
 const BELL: u8 = 7;
+
+/// Keeps the cursor's place, goes as far right as there is, asks for the column, and goes back.
+const WIDTH_QUESTION: &[u8] = b"\x1b7\x1b[999C\x1b[6n\x1b8";
 
 /// What the person at the terminal did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +41,10 @@ pub enum Entered {
 pub struct Editor {
     prompt: &'static str,
     width: usize,
+    /// The terminal was asked for its width in this line.
+    asked: bool,
+    /// It has not answered yet.
+    open: bool,
     keys: Keys,
     line: String,
     /// Byte index, always at a character's border.
@@ -49,7 +60,9 @@ impl Editor {
     pub fn new(prompt: &'static str) -> Self {
         Self {
             prompt,
-            width: WIDTH,
+            width: CONSOLE_WIDTH_DEFAULT,
+            asked: false,
+            open: false,
             keys: Keys::default(),
             line: String::new(),
             cursor: 0,
@@ -62,6 +75,24 @@ impl Editor {
     /// Shows the prompt, and what was typed ahead.
     pub fn start(&mut self, output: &mut Vec<u8>) {
         self.draw(output);
+    }
+
+    /// Columns of the terminal: what it told last, or 80.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Looks at what came at once, before it is received: a key that came alone is a person's, whose terminal is asked for
+    /// its width, once a line. An end of a line alone may be a script's.
+    pub fn arrived(&mut self, input: &[u8], output: &mut Vec<u8>) {
+        if let [byte] = input
+            && !matches!(byte, b'\r' | b'\n')
+            && !self.asked
+        {
+            self.asked = true;
+            self.open = true;
+            output.extend_from_slice(WIDTH_QUESTION);
+        }
     }
 
     /// Takes bytes up to the next event; says how many it took. Call again with the rest. Each byte may draw a row, so
@@ -84,6 +115,7 @@ impl Editor {
             Key::Tab => return Some(Entered::Complete(self.line[..self.cursor].to_owned())),
             Key::Interrupt => {
                 output.extend_from_slice(b"^C\r\n");
+                self.asked = false;
                 self.replace(String::new());
                 self.back = 0;
                 return Some(Entered::Interrupt);
@@ -100,10 +132,26 @@ impl Editor {
             Key::KillToEnd => self.remove(self.cursor, self.line.len()),
             Key::KillToStart => self.remove(0, self.cursor),
             Key::KillWord => self.remove(self.word_start(), self.cursor),
+            Key::Column(column) => {
+                self.answered(usize::from(column), output);
+                return None;
+            }
             Key::Clear => output.extend_from_slice(b"\x1b[2J\x1b[H"),
         }
         self.draw(output);
         None
+    }
+
+    /// Takes the terminal's answer. What nobody asked for, or is no width, is a key that is not known here.
+    fn answered(&mut self, width: usize, output: &mut Vec<u8>) {
+        if !self.open || width < CONSOLE_WIDTH_MIN {
+            return;
+        }
+        self.open = false;
+        let width = width.min(CONSOLE_WIDTH_MAX);
+        if mem::replace(&mut self.width, width) != width {
+            self.draw(output);
+        }
     }
 
     fn insert(&mut self, character: char, output: &mut Vec<u8>) -> Option<Entered> {
@@ -115,7 +163,7 @@ impl Editor {
         self.line.insert(self.cursor, character);
         self.cursor += character.len_utf8();
         // Typing at the end of a short line needs no redrawing.
-        if at_end && self.line.len() < self.room() {
+        if at_end && self.line.chars().count() < self.room() {
             output.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
         } else {
             self.draw(output);
@@ -125,6 +173,7 @@ impl Editor {
 
     fn enter(&mut self, output: &mut Vec<u8>) -> Entered {
         output.extend_from_slice(b"\r\n");
+        self.asked = false;
         let line = mem::take(&mut self.line);
         self.replace(String::new());
         self.back = 0;
@@ -208,7 +257,8 @@ impl Editor {
             several => {
                 let shown: Vec<&str> = several.iter().take(CONSOLE_COMPLETIONS_MAX).copied().collect();
                 let more = if several.len() > shown.len() { "  …" } else { "" };
-                output.extend_from_slice(format!("\r\n{}{more}\r\n", shown.join("  ")).as_bytes());
+                let list = fold(&format!("{}{more}\n", shown.join("  ")), self.width);
+                output.extend_from_slice(format!("\r\n{}", list.replace('\n', "\r\n")).as_bytes());
                 self.draw(output);
             }
         }

@@ -22,6 +22,8 @@ pub(super) enum Key {
     Clear,
     Interrupt,
     EndOrDelete,
+    /// No key: the terminal tells in which column its cursor is.
+    Column(u16),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,8 +32,8 @@ enum State {
     Ground,
     /// After ESC.
     Escape,
-    /// In a control sequence; its first parameter so far.
-    Sequence(u8),
+    /// In a control sequence; its first parameter, and the last where there are more.
+    Sequence { first: u16, last: Option<u16> },
     /// After ESC O.
     Single,
     /// Inside a character of several bytes: how many are there and how many it has.
@@ -55,14 +57,14 @@ impl Keys {
             State::Ground => self.ground(byte),
             State::Escape => {
                 self.state = match byte {
-                    b'[' => State::Sequence(0),
+                    b'[' => State::Sequence { first: 0, last: None },
                     b'O' => State::Single,
                     _ => State::Ground,
                 };
                 None
             }
             State::Single => cursor(byte),
-            State::Sequence(parameter) => self.sequence(parameter, byte),
+            State::Sequence { first, last } => self.sequence(first, last, byte),
             State::Utf8 { bytes, filled, length } => self.continuation(bytes, filled, length, byte),
         }
     }
@@ -98,29 +100,27 @@ impl Keys {
         })
     }
 
-    fn sequence(&mut self, parameter: u8, byte: u8) -> Option<Key> {
-        match byte {
-            b'0'..=b'9' => {
-                self.state = State::Sequence(parameter.saturating_mul(10).saturating_add(byte - b'0'));
-                None
+    fn sequence(&mut self, first: u16, last: Option<u16>, byte: u8) -> Option<Key> {
+        match (byte, last) {
+            (b'0'..=b'9', None) => self.state = State::Sequence { first: longer(first, byte), last },
+            (b'0'..=b'9', Some(number)) => {
+                self.state = State::Sequence { first, last: Some(longer(number, byte)) };
             }
-            // Further parameters are modifiers; the key is the same without them.
-            b';' => {
-                self.state = State::Sequence(parameter);
-                None
+            // Further parameters of a key are modifiers; the key is the same without them.
+            (b';', _) => self.state = State::Sequence { first, last: Some(0) },
+            (b'R', Some(column)) => return Some(Key::Column(column)),
+            (b'~', _) => {
+                return match first {
+                    1 | 7 => Some(Key::Home),
+                    3 => Some(Key::Delete),
+                    4 | 8 => Some(Key::End),
+                    _ => None,
+                };
             }
-            b'~' => match parameter {
-                1 | 7 => Some(Key::Home),
-                3 => Some(Key::Delete),
-                4 | 8 => Some(Key::End),
-                _ => None,
-            },
-            0x20..=0x3f => {
-                self.state = State::Sequence(parameter);
-                None
-            }
-            _ => cursor(byte),
+            (0x20..=0x3f, _) => self.state = State::Sequence { first, last },
+            _ => return cursor(byte),
         }
+        None
     }
 
     fn continuation(&mut self, mut bytes: [u8; 4], filled: u8, length: u8, byte: u8) -> Option<Key> {
@@ -138,6 +138,11 @@ impl Keys {
         let text = core::str::from_utf8(bytes.get(..usize::from(length))?).ok()?;
         text.chars().next().filter(|character| !character.is_control()).map(Key::Character)
     }
+}
+
+/// A number with one more digit.
+fn longer(number: u16, digit: u8) -> u16 {
+    number.saturating_mul(10).saturating_add(u16::from(digit - b'0'))
 }
 
 /// The final byte of a cursor key.

@@ -1,11 +1,12 @@
-//! Results and errors as people read them: aligned lines for objects, tables for lists.
+//! Results and errors as people read them: aligned lines for objects, tables for lists. A table that is wider than the
+//! terminal has its widest cells cut, but never a name; where that is not enough, each item is shown as an object.
 //!
 //! It works on any result, by its shape alone, so a new command needs nothing here. Lines end with LF;
 //! [`for_terminal`] makes them fit a raw terminal. Control characters never reach the terminal.
 
 use super::human::size_text;
 use crate::control::ErrorObject;
-use crate::limits::CONSOLE_COLUMN_MAX;
+use crate::limits::{CONSOLE_COLUMN_MAX, CONSOLE_COLUMN_MIN};
 use crate::size::text_bytes;
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -19,6 +20,9 @@ const FIRST: [&str; 13] = [
     "created", "device",
 ];
 
+/// Columns by which an item is called; they are never cut.
+const NAMING: [&str; 5] = ["volume", "name", "id", "job", "session"];
+
 /// What a cell takes at most: its text, its place in a row, the table as it grows, and once more for the terminal.
 const CELL_BYTES_MAX: usize = 6 * (CONSOLE_COLUMN_MAX + 24);
 
@@ -28,11 +32,11 @@ const SHOWN_TIMES: usize = 8;
 /// Fields of a row that the one with most fields may lack.
 const FIELDS_LACKING: usize = 4;
 
-/// Shows a result.
-pub fn render(result: &Value) -> String {
+/// Shows a result on a terminal of so many columns.
+pub fn render(result: &Value, width: usize) -> String {
     match result {
-        Value::Object(object) => object_text(object),
-        Value::Array(items) => table(items),
+        Value::Object(object) => object_text(object, width),
+        Value::Array(items) => table(items, width),
         scalar => format!("{}\n", cell("", scalar)),
     }
 }
@@ -72,7 +76,7 @@ pub fn for_terminal(text: &str) -> Vec<u8> {
     text.replace('\n', "\r\n").into_bytes()
 }
 
-fn object_text(object: &Map<String, Value>) -> String {
+fn object_text(object: &Map<String, Value>, columns: usize) -> String {
     if let (1, Some(Value::String(text))) = (object.len(), object.get("text")) {
         return lines(text);
     }
@@ -93,7 +97,7 @@ fn object_text(object: &Map<String, Value>) -> String {
         if items.is_empty() && !only_items {
             text.push_str(&format!("{key:width$}  none\n"));
         } else {
-            text.push_str(&table(items));
+            text.push_str(&table(items, columns));
         }
     }
     for (key, option) in [("next", "--after"), ("next_offset", "--offset")] {
@@ -109,7 +113,7 @@ fn is_table(value: &Value) -> bool {
     value.as_array().is_some_and(|items| items.iter().all(Value::is_object))
 }
 
-fn table(items: &[Value]) -> String {
+fn table(items: &[Value], width: usize) -> String {
     if items.is_empty() {
         return "none\n".to_owned();
     }
@@ -125,24 +129,55 @@ fn table(items: &[Value]) -> String {
         return items.iter().map(|item| format!("{}\n", cell("", item))).collect();
     }
     let mut rows: Vec<Vec<String>> = Vec::with_capacity(items.len() + 1);
-    rows.push(keys.iter().map(|key| key.to_uppercase()).collect());
+    rows.push(keys.iter().map(|key| heading(key)).collect());
     for item in items {
         rows.push(keys.iter().map(|key| cell(key, item.get(key).unwrap_or(&Value::Null))).collect());
     }
     let numeric: Vec<bool> =
         keys.iter().map(|key| items.iter().all(|item| is_numeric(item.get(key)))).collect();
-    aligned(&rows, &numeric)
+    let whole: Vec<bool> = keys.iter().map(|key| NAMING.contains(key)).collect();
+    aligned(&rows, &numeric, &whole, width).unwrap_or_else(|| apart(&keys, items))
+}
+
+/// Sizes have their unit beside them.
+fn heading(key: &str) -> String {
+    key.strip_suffix("_bytes").unwrap_or(key).to_uppercase()
+}
+
+/// Items too wide for a table: one below the other, with what each has.
+fn apart(keys: &[&str], items: &[Value]) -> String {
+    let width = keys.iter().map(|key| key.len()).max().unwrap_or_default();
+    let mut text = String::new();
+    for item in items {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        for key in keys {
+            if let Some(value) = item.get(*key).filter(|value| !value.is_null()) {
+                text.push_str(&format!("{key:width$}  {}\n", cell(key, value)));
+            }
+        }
+    }
+    text
 }
 
 fn is_numeric(value: Option<&Value>) -> bool {
     value.is_none_or(|value| value.is_number() || value.is_null())
 }
 
-fn aligned(rows: &[Vec<String>], numeric: &[bool]) -> String {
-    let widths: Vec<usize> = (0..numeric.len())
+/// Rows whose cells stand below one another; nothing where they do not fit the terminal.
+fn aligned(rows: &[Vec<String>], numeric: &[bool], whole: &[bool], columns: usize) -> Option<String> {
+    let mut widths: Vec<usize> = (0..numeric.len())
         .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max())
         .map(Option::unwrap_or_default)
         .collect();
+    let between = 2 * widths.len().saturating_sub(1);
+    let limited = |most: usize| {
+        widths.iter().zip(whole).map(move |(width, whole)| if *whole { *width } else { most.min(*width) })
+    };
+    let most = (CONSOLE_COLUMN_MIN..=CONSOLE_COLUMN_MAX).rev();
+    let most = most.into_iter().find(|most| limited(*most).sum::<usize>() + between <= columns)?;
+    widths = limited(most).collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
@@ -150,12 +185,13 @@ fn aligned(rows: &[Vec<String>], numeric: &[bool]) -> String {
             if !line.is_empty() {
                 line.push_str("  ");
             }
+            let cell = shortened(cell, *width);
             line.push_str(&if *numeric { format!("{cell:>width$}") } else { format!("{cell:width$}") });
         }
         text.push_str(line.trim_end());
         text.push('\n');
     }
-    text
+    Some(text)
 }
 
 fn ordered<'a>(keys: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
@@ -182,11 +218,15 @@ fn full(key: &str, value: &Value) -> String {
 
 /// A value in a table, not too wide.
 fn cell(key: &str, value: &Value) -> String {
-    let text = plain(key, value);
-    if text.chars().count() <= CONSOLE_COLUMN_MAX {
-        return text;
+    shortened(&plain(key, value), CONSOLE_COLUMN_MAX)
+}
+
+/// At most so many characters, with a mark where some are missing.
+fn shortened(text: &str, characters: usize) -> String {
+    if text.chars().count() <= characters {
+        return text.to_owned();
     }
-    let mut cut: String = text.chars().take(CONSOLE_COLUMN_MAX - 1).collect();
+    let mut cut: String = text.chars().take(characters.saturating_sub(1)).collect();
     cut.push('…');
     cut
 }
@@ -236,7 +276,7 @@ mod tests {
     use crate::control::ErrorKind;
 
     fn shown(json: &str) -> String {
-        render(&serde_json::from_str(json).unwrap())
+        render(&serde_json::from_str(json).unwrap(), 80)
     }
 
     #[test]
@@ -274,6 +314,27 @@ mod tests {
             "changed_bytes  4 KiB (4096)\n\nextents:\nKIND  OFFSET  LENGTH\ndata    8192    4096\n"
         );
         assert_eq!(shown(r#"{"errors":0,"findings":[]}"#), "errors  0\nfindings  none\n");
+    }
+
+    #[test]
+    fn tables_keep_to_the_width() {
+        let (name, causes) = ("n".repeat(20), "c".repeat(70));
+        let json = format!(
+            r#"[{{"name":"{name}","size":4096,"held_by":"{causes}"}}, {{"name":"b","size":1,"held_by":null}}]"#
+        );
+        let shown = |width: usize| render(&serde_json::from_str(&json).unwrap(), width);
+        let widest = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(shown(400).contains(&causes));
+        for width in 54..=100 {
+            let text = shown(width);
+            assert_eq!(widest(&text), width.min(99), "{text}");
+            assert!(text.contains(&name) && text.lines().count() == 3, "{text}");
+        }
+        let narrow = shown(40);
+        assert_eq!(
+            narrow,
+            format!("name     {name}\nsize     4 KiB\nheld_by  {causes}\n\nname     b\nsize     1 B\n")
+        );
     }
 
     #[test]
