@@ -7,7 +7,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use datum_tests::qemu::{Stage, boot, call, client, finish, volume};
+use datum_tests::qemu::{INSTALLED, Stage, Tools, boot, call, client, finish, volume};
+use datum_tests::with_tools;
 use serde_json::json;
 use xtask::control::Client;
 use xtask::qemu::{Appliance, Port};
@@ -37,14 +38,16 @@ struct QemuIo {
 }
 
 impl QemuIo {
-    fn start(appliance: &Appliance, stage: &Stage) -> QemuIo {
+    fn start(appliance: &Appliance, stage: &Stage, tools: Tools) -> QemuIo {
         let socket = appliance.socket(Port::Nbd(0));
         let image = format!(
             "driver=nbd,export=db,server.type=unix,server.path={},reconnect-delay=60",
             socket.display()
         );
         let mut process = Command::new("timeout")
-            .args(["-k", "1", "120", "qemu-io", "--image-opts", &image])
+            .args(["-k", "1", "120"])
+            .arg(tools.program("qemu-io"))
+            .args(["--image-opts", &image])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(stage.path("qemu-io.log")).unwrap())
@@ -78,13 +81,14 @@ impl Drop for QemuIo {
     }
 }
 
+with_tools!([installed, qemu_oldest, qemu_newest][qemus_client_goes_on_after_a_reset]);
+
 /// Its socket stayed open, the next start's greeting came in the middle of its session, and it failed for good.
-#[test]
-fn qemus_client_goes_on_after_a_reset() {
-    let stage = Stage::wait();
+fn qemus_client_goes_on_after_a_reset(tools: Tools) {
+    let stage = Stage::wait_with(tools);
     let (mut appliance, mut control) = boot(&stage.with_disk(1 << 30).cut_at_reset());
     volume(&mut control, "db", 8 * MIB);
-    let mut qemu_io = QemuIo::start(&appliance, &stage);
+    let mut qemu_io = QemuIo::start(&appliance, &stage, tools);
     qemu_io.ask("write -P 7 0 64k", "wrote 65536/65536");
     qemu_io.ask("write -f -P 9 1M 64k", "wrote 65536/65536");
     let control = reset(&mut appliance, control);
@@ -104,7 +108,9 @@ fn a_libnbd_client_goes_on_after_a_reset() {
     let front = stage.path("front.sock");
     let server = format!("socket={}", appliance.socket(Port::Nbd(0)).display());
     let mut nbdkit = Command::new("timeout")
-        .args(["-k", "1", "120", "nbdkit", "-f", "-U", front.to_str().unwrap(), "--filter=retry", "nbd"])
+        .args(["-k", "1", "120"])
+        .arg(INSTALLED.program("nbdkit"))
+        .args(["-f", "-U", front.to_str().unwrap(), "--filter=retry", "nbd"])
         .args([&server, "export=db", "retry=20", "retry-delay=1"])
         .spawn()
         .unwrap();

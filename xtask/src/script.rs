@@ -266,7 +266,7 @@ mod tests {
         let console = thread::spawn(move || {
             (&theirs).write_all(&[b"Datum. `help` helps.\r\n", PROMPT].concat()).unwrap();
             let (mut lines, mut line) = (Vec::new(), Vec::new());
-            for byte in (&theirs).bytes() {
+            for byte in std::io::BufReader::new(&theirs).bytes() {
                 match byte.unwrap() {
                     b'\r' => {
                         let text = String::from_utf8(std::mem::take(&mut line)).unwrap();

@@ -31,8 +31,8 @@ use xtask::symbols::BACKTRACE_MARK;
 
 pub use crate::history::{History, Survivors, Write};
 pub use monitor::ask_monitor;
-pub use tools::{INSTALLED, Tools};
 pub use time::nanoseconds;
+pub use tools::{INSTALLED, Tools};
 
 /// The longest any start of a machine may live.
 pub const MACHINE_LIMIT: Duration = Duration::from_secs(180);
@@ -66,8 +66,7 @@ impl Stage {
     /// A q35 of 64 MiB with control, console and one NBD port, no disk, and `pool=auto`. A panic ends it. It does not
     /// wait for the owner of a pool that was not closed: QEMU's lock on the disk has told already.
     pub fn machine(&self) -> Machine {
-        let kernel = std::env::var_os("DATUM_KERNEL").map_or_else(xtask::kernel::elf_path, PathBuf::from);
-        Machine::new(kernel, self.path("run"))
+        Machine::new(kernel(), self.path("run"))
             .emulator(self.tools.program("qemu-system-x86_64"))
             .memory(64)
             .limit(MACHINE_LIMIT)
@@ -105,6 +104,11 @@ impl Stage {
         fs::write(self.path(name), &content[..bytes]).unwrap();
         self.path(name)
     }
+}
+
+/// The kernel under test.
+pub fn kernel() -> PathBuf {
+    std::env::var_os("DATUM_KERNEL").map_or_else(xtask::kernel::elf_path, PathBuf::from)
 }
 
 /// Starts a machine and waits for its greeting.

@@ -59,6 +59,9 @@ pub(super) struct Arguments {
     /// Build the kernel without optimisation.
     #[arg(long)]
     debug: bool,
+    /// Boot this kernel instead of building one.
+    #[arg(long, value_name = "PATH", conflicts_with = "debug")]
+    kernel: Option<PathBuf>,
     /// Where sockets, logs and the default disk are put [default: target/datum/run].
     #[arg(long, value_name = "PATH")]
     directory: Option<PathBuf>,
@@ -98,9 +101,15 @@ impl Arguments {
                 NBD_PORTS_MAX - 1
             );
         }
-        ensure(&[Need::BareTarget, Need::Qemu])?;
-        let kernel = kernel::build(self.debug)?;
-        let machine = self.machine(kernel.elf);
+        ensure(&[Need::Qemu])?;
+        let kernel = match &self.kernel {
+            Some(kernel) => kernel.clone(),
+            None => {
+                ensure(&[Need::BareTarget])?;
+                kernel::build(self.debug)?.elf
+            }
+        };
+        let machine = self.machine(kernel);
         let signals = Signals::listen()?;
         let mut appliance = machine.start()?;
         let mut control = appliance.wait_for_hello(HELLO_PATIENCE)?;
