@@ -6,6 +6,7 @@
 use crate::disk::Disk;
 use crate::executor::Executor;
 use crate::port::DevicePort;
+use crate::service::NBD_PORTS;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -90,13 +91,6 @@ impl Devices {
         executor.add_device(console.clone());
         console.settled().await.map_err(sentence)?;
         self.ports = console.ports().into_iter().map(DevicePort).collect();
-        if let Some(announced) = console.cut_off() {
-            self.problems.push(format!(
-                "{announced} ports of the virtio-serial device were announced, as many as it can; if it has more, they stay \
-                 closed: give it no more, and max_ports={}",
-                announced + 1
-            ));
-        }
         if let Some((served, number)) = console.beyond() {
             self.problems.push(format!(
                 "port number {number} of the virtio-serial device stays closed, and any after it: {served} numbers are served"
@@ -147,8 +141,7 @@ fn sentence(error: impl Display) -> String {
 }
 
 fn receive_buffers(port: &str) -> u16 {
-    let carries_blocks = port.starts_with(crate::service::NBD_PORT_PREFIX);
-    if carries_blocks { NBD_RECEIVE_BUFFERS } else { COMMAND_RECEIVE_BUFFERS }
+    if NBD_PORTS.include(port) { NBD_RECEIVE_BUFFERS } else { COMMAND_RECEIVE_BUFFERS }
 }
 
 /// Whether a serial can be a name, by the contract's pattern.

@@ -8,19 +8,16 @@ use crate::executor::Executor;
 use crate::port::DevicePort;
 use crate::serial_port::SerialPort;
 use alloc::rc::Rc;
-use core::mem;
+use core::{fmt, mem};
 use datum_drivers::virtio::pci::PciTransport;
 use datum_drivers::{clock, log, memory, power};
 use datum_service::port::Port;
 use datum_service::{Appliance, Setup};
 use datum_store::yield_now;
 
-const CONTROL_PORT: &str = "org.datum.control.0";
-const CONSOLE_PORT: &str = "org.datum.console.0";
-/// NBD ports: this and a number.
-pub(crate) const NBD_PORT_PREFIX: &str = "org.datum.nbd.";
-/// The highest number of an NBD port.
-const NBD_PORT_LAST: u8 = 29;
+const CONTROL_PORTS: Ports = Ports { prefix: "org.datum.control.", last: 3 };
+const CONSOLE_PORTS: Ports = Ports { prefix: "org.datum.console.", last: 3 };
+pub(crate) const NBD_PORTS: Ports = Ports { prefix: "org.datum.nbd.", last: 29 };
 
 /// Left for device queues, port buffers and sessions before the rest is divided.
 const FIXED_BYTES: usize = 32 << 20;
@@ -29,6 +26,25 @@ const CACHE_BYTES_MIN: usize = 8 << 20;
 /// Most memory for payloads under way; more would only lengthen queues.
 const PAYLOAD_BYTES_MAX: usize = 256 << 20;
 const BLOCK_BYTES: usize = 4096;
+
+/// The ports of one kind: how their names begin, and the last number with which one may end.
+pub(crate) struct Ports {
+    prefix: &'static str,
+    last: u8,
+}
+
+impl Ports {
+    pub(crate) fn include(&self, name: &str) -> bool {
+        let number = name.strip_prefix(self.prefix).and_then(|number| number.parse::<u8>().ok());
+        number.is_some_and(|number| number <= self.last)
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}0 to {}", self.prefix, self.last)
+    }
+}
 
 type Datum = Appliance<Disk<PciTransport>, Machine>;
 
@@ -48,7 +64,7 @@ pub(crate) async fn start(executor: Executor, options: Options) {
     let background = appliance.clone();
     executor.spawn(async move { background.background().await });
     executor.spawn(obey_power_button(appliance.clone()));
-    let has_console = devices.ports.iter().any(|port| port.name() == CONSOLE_PORT);
+    let has_console = devices.ports.iter().any(|port| CONSOLE_PORTS.include(port.name()));
     mem::take(&mut devices.ports).into_iter().for_each(|port| serve(&executor, &appliance, port));
     // Who is connected already is greeted first.
     yield_now().await;
@@ -66,19 +82,17 @@ pub(crate) async fn start(executor: Executor, options: Options) {
 fn serve(executor: &Executor, appliance: &Rc<Datum>, port: DevicePort<PciTransport>) {
     let appliance = appliance.clone();
     match port.name() {
-        CONTROL_PORT => executor.spawn(async move { appliance.serve_control(port).await }),
-        CONSOLE_PORT => executor.spawn(async move { appliance.serve_console(port).await }),
-        name if is_nbd(name) => executor.spawn(async move { appliance.serve_nbd(port).await }),
+        name if CONTROL_PORTS.include(name) => {
+            executor.spawn(async move { appliance.serve_control(port).await });
+        }
+        name if CONSOLE_PORTS.include(name) => {
+            executor.spawn(async move { appliance.serve_console(port).await });
+        }
+        name if NBD_PORTS.include(name) => executor.spawn(async move { appliance.serve_nbd(port).await }),
         name => log!(
-            "datum: port '{name}' is not served; ports are called {CONTROL_PORT}, {CONSOLE_PORT} or \
-             {NBD_PORT_PREFIX}0 to {NBD_PORT_PREFIX}{NBD_PORT_LAST}"
+            "datum: port '{name}' is not served; ports are called {CONTROL_PORTS}, {CONSOLE_PORTS} or {NBD_PORTS}"
         ),
     }
-}
-
-fn is_nbd(name: &str) -> bool {
-    let number = name.strip_prefix(NBD_PORT_PREFIX).and_then(|number| number.parse::<u8>().ok());
-    number.is_some_and(|number| number <= NBD_PORT_LAST)
 }
 
 /// Whoever presses the button wants what `system.shutdown` does.

@@ -3,7 +3,7 @@
 //! The control queue is looked at before every transmission, so that nothing is sent into a session that the
 //! device already knows to be over.
 
-use super::control::{self, Control, Event, Message as ControlMessage};
+use super::control::{self, Control, Event, Message as ControlMessage, Ticket};
 use super::message::{Message, ZEROES_BYTES};
 use super::port::PortState;
 use super::{ConsoleOptions, Disconnected};
@@ -33,6 +33,8 @@ const TRANSMIT_TABLE_ENTRIES: u16 = 128;
 enum Slot {
     /// Its queues are set up, and no port was announced for them.
     Unused(Ring, Ring),
+    /// The same, but the device was asked whether there is one.
+    Asked(Ring, Ring, Ticket),
     Port(Box<PortState>),
     /// Being changed, or its queues could not be made.
     Gone,
@@ -47,6 +49,8 @@ pub(super) struct Engine<T: DeviceTransport> {
     slots: Vec<Slot>,
     /// The slots that are ports, in the order they were announced.
     announced: Vec<usize>,
+    /// The message upon which the device announces its ports, until it has done so.
+    announcing: Option<Ticket>,
     /// The first number announced that is none of the driver's.
     beyond: Option<usize>,
     /// Numbers of ports that the device has, the reserved one included.
@@ -85,7 +89,7 @@ impl<T: DeviceTransport> Engine<T> {
         }
         let zeroes = ManuallyDrop::new(DmaRegion::allocate(ZEROES_BYTES)?);
         transport.finish_init();
-        control.send(ControlMessage::DeviceReady);
+        let announcing = Some(control.send(ControlMessage::DeviceReady));
         control.advance(&mut transport);
         Ok(Self {
             transport,
@@ -94,6 +98,7 @@ impl<T: DeviceTransport> Engine<T> {
             control,
             slots,
             announced: Vec::new(),
+            announcing,
             beyond: None,
             offered,
             zeroes,
@@ -139,12 +144,22 @@ impl<T: DeviceTransport> Engine<T> {
         self.beyond.map(|number| (self.slots.len(), number))
     }
 
-    /// How many ports were announced, if that may not have been all: a device announces all at once, and drops what finds
-    /// no buffer (QEMU's queue for it has 32).
-    pub(super) fn cut_off(&self) -> Option<usize> {
+    /// Asks for ports that the device may have dropped: it announces all at once, as many as find a buffer, and QEMU's queue
+    /// has 32. A port that is told to be ready answers with its name; a number without a port does not answer.
+    fn ask_for_the_rest(&mut self) {
         let announced = self.announced.len();
-        let is_cut_off = announced >= self.control.events_max() && self.offered > announced + 1;
-        is_cut_off.then_some(announced)
+        if announced < self.control.events_max() || self.offered <= announced + 1 {
+            return;
+        }
+        for (number, slot) in self.slots.iter_mut().enumerate().skip(1) {
+            *slot = match mem::replace(slot, Slot::Gone) {
+                Slot::Unused(receive, transmit) => {
+                    let ticket = self.control.send(ControlMessage::PortReady(number as u32));
+                    Slot::Asked(receive, transmit, ticket)
+                }
+                other => other,
+            };
+        }
     }
 
     /// Takes in all events, and moves the conversation on.
@@ -157,6 +172,9 @@ impl<T: DeviceTransport> Engine<T> {
             // The answers were written before the message came back: take them in before anything follows.
             self.take_in_events()?;
             self.control.count_done();
+            if self.announcing.take_if(|ticket| self.control.is_done(*ticket)).is_some() {
+                self.ask_for_the_rest();
+            }
             any = true;
         }
         self.control.advance(&mut self.transport);
@@ -205,6 +223,7 @@ impl<T: DeviceTransport> Engine<T> {
                 }
                 Event::Open(false) => self.client_left(number),
                 Event::Named(name) => {
+                    self.add_asked_port(number);
                     if let Some(port) = self.port(number) {
                         port.name = name;
                     }
@@ -220,21 +239,35 @@ impl<T: DeviceTransport> Engine<T> {
             self.beyond.get_or_insert(number);
             return;
         };
-        if let Slot::Unused(..) = slot
-            && let Slot::Unused(receive, transmit) = mem::replace(slot, Slot::Gone)
-        {
-            let receive = Queue::new(receive, self.features, 0, 0);
-            let transmit = Queue::new(transmit, self.features, TRANSMIT_TABLES, TRANSMIT_TABLE_ENTRIES);
-            if let (Ok(receive), Ok(transmit)) = (receive, transmit) {
-                let mut port = PortState::new(receive, transmit);
-                // A client that is there already is announced when it connects and once more in the answer to
-                // this. Who greeted it in between would take the second for another client, and drop what the
-                // first had sent.
-                port.unsettled = Some(self.control.send(ControlMessage::PortReady(number as u32)));
-                port.stale = self.options.after_reset;
-                *slot = Slot::Port(Box::new(port));
-                self.announced.push(number);
+        match mem::replace(slot, Slot::Gone) {
+            Slot::Unused(receive, transmit) | Slot::Asked(receive, transmit, _) => {
+                let ticket = self.control.send(ControlMessage::PortReady(number as u32));
+                self.make_port(number, receive, transmit, ticket);
             }
+            other => *slot = other,
+        }
+    }
+
+    /// A port that could not be announced has answered.
+    fn add_asked_port(&mut self, number: usize) {
+        let Some(slot) = self.slots.get_mut(number) else { return };
+        match mem::replace(slot, Slot::Gone) {
+            Slot::Asked(receive, transmit, ticket) => self.make_port(number, receive, transmit, ticket),
+            other => *slot = other,
+        }
+    }
+
+    /// A client that is there already is announced when it connects and once more in the answer to `ready`. Who greeted it
+    /// in between would take the second for another client, and drop what the first had sent.
+    fn make_port(&mut self, number: usize, receive: Ring, transmit: Ring, ready: Ticket) {
+        let receive = Queue::new(receive, self.features, 0, 0);
+        let transmit = Queue::new(transmit, self.features, TRANSMIT_TABLES, TRANSMIT_TABLE_ENTRIES);
+        if let (Ok(receive), Ok(transmit)) = (receive, transmit) {
+            let mut port = PortState::new(receive, transmit);
+            port.unsettled = Some(ready);
+            port.stale = self.options.after_reset;
+            self.slots[number] = Slot::Port(Box::new(port));
+            self.announced.push(number);
         }
     }
 

@@ -94,11 +94,6 @@ impl<T: DeviceTransport> Console<T> {
         self.engine.borrow().beyond()
     }
 
-    /// How many ports were announced, if the device may have more that it could not announce.
-    pub fn cut_off(&self) -> Option<usize> {
-        self.engine.borrow().cut_off()
-    }
-
     /// What the device did wrong, once it was stopped for it.
     pub fn fault(&self) -> Option<Fault> {
         self.engine.borrow().fault()
