@@ -117,7 +117,7 @@ fn starts_on_every_kind_of_processor() {
 #[test]
 fn serves_without_a_console_and_without_nbd() {
     let stage = Stage::wait();
-    let (appliance, mut control) = boot(&stage.with_disk(1 << 30).without(Port::Console).nbd_ports(0));
+    let (appliance, mut control) = boot(&stage.with_disk(1 << 30).without(Port::Console(0)).nbd_ports(0));
     volume(&mut control, "db", 1 << 20);
     finish(appliance, control);
 }
@@ -130,7 +130,7 @@ fn serves_nbd_without_control() {
     let (appliance, mut control) = boot(&machine);
     volume(&mut control, "db", 1 << 20);
     end(appliance, control);
-    let mut appliance = machine.without(Port::Control).start().unwrap();
+    let mut appliance = machine.without(Port::Control(0)).start().unwrap();
     let stream = appliance.connect(Port::Nbd(0), HELLO_PATIENCE).unwrap();
     let open = xtask::nbd::Open { export: "db", ..Default::default() };
     assert_eq!(xtask::nbd::Client::open(stream, &open).unwrap().size(), 1 << 20);

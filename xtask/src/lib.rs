@@ -13,6 +13,7 @@ pub mod control;
 pub mod defects;
 pub mod demo;
 pub mod fuzz;
+pub mod greeting;
 pub mod kernel;
 pub mod nbd;
 pub mod qemu;

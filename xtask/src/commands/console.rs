@@ -2,15 +2,19 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::Location;
+use crate::greeting;
 use crate::qemu::Port;
 use crate::script::{self, Ended};
 use crate::terminal::{self, Left};
+
+/// How long to wait for a console to be free.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Attach this terminal to a running appliance's console; Ctrl-] leaves.
 ///
@@ -27,10 +31,8 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let socket = self.location.socket(Port::Console);
-        let console = UnixStream::connect(&socket).with_context(|| {
-            format!("no appliance offers {}: start one with `cargo xtask run`", socket.display())
-        })?;
+        let console = greeting::first(&self.location.sockets(Port::Console), PATIENCE)
+            .context("no console is free (`cargo xtask run` starts an appliance)")?;
         let ended = match terminal::is_interactive() {
             true => match terminal::attach(&console)? {
                 Left::Closed => Ended::Closed,

@@ -1,10 +1,9 @@
-//! `cargo xtask ctl`: one request on the control port.
+//! `cargo xtask ctl`: one request on a control port, the first that is free.
 //!
 //! The result goes to stdout as JSON, everything else to stderr. Exit codes: 0 done, 1 the appliance refused
 //! or a job failed, 3 no appliance could be reached, 4 a check or scrub found damage.
 
-use std::io::{self, IsTerminal};
-use std::os::unix::net::UnixStream;
+use std::io::{self, ErrorKind, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use serde_json::{Map, Value};
 use super::Location;
 use crate::control::{Client, ControlError};
 use crate::qemu::Port;
-use crate::size;
+use crate::{greeting, size};
 
 /// Call a method on a running appliance's control port, as in `ctl volume.create name=db size=20G`.
 #[derive(clap::Args)]
@@ -64,7 +63,7 @@ impl Arguments {
             }
             Err(error) => {
                 eprintln!("error: {error}");
-                if let ControlError::Socket(_) = error {
+                if matches!(&error, ControlError::Socket(cause) if cause.kind() != ErrorKind::TimedOut) {
                     eprintln!(
                         "start an appliance with `cargo xtask run`, or say where one is with --directory"
                     );
@@ -78,8 +77,9 @@ impl Arguments {
     fn call(self) -> Result<Value, ControlError> {
         let patience = Duration::from_secs(self.patience);
         // A socket without a listener will not get one; the patience is for the greeting.
-        let stream = UnixStream::connect(self.location.socket(Port::Control))?;
-        let mut client = Client::greet(stream, Instant::now() + patience)?;
+        let deadline = Instant::now() + patience;
+        let stream = greeting::first(&self.location.sockets(Port::Control), patience)?;
+        let mut client = Client::greet(stream, deadline)?;
         let parameters = self.parameters.into_iter().collect::<Map<_, _>>();
         let one_page = self.page || parameters.contains_key("limit");
         let mut ask = |parameters: &Map<_, _>| {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::qemu::Port;
+use crate::qemu::{COMMAND_PORTS_MAX, Port};
 use crate::workspace;
 
 mod bench;
@@ -82,9 +82,18 @@ struct Location {
 }
 
 impl Location {
-    fn socket(self, port: Port) -> PathBuf {
+    /// The sockets of all ports of a kind: those that are there, else the first.
+    fn sockets(self, kind: fn(u32) -> Port) -> Vec<PathBuf> {
+        if let Some(socket) = self.socket {
+            return vec![socket];
+        }
         let directory = self.directory.unwrap_or_else(workspace::run_directory);
-        self.socket.unwrap_or_else(|| directory.join(port.socket_name()))
+        let numbered = (0..COMMAND_PORTS_MAX).map(|number| directory.join(kind(number).socket_name()));
+        numbered
+            .enumerate()
+            .filter(|(number, path)| *number == 0 || path.exists())
+            .map(|(_, path)| path)
+            .collect()
     }
 }
 
@@ -110,10 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_found_by_directory_or_by_itself() {
-        let directory = Location { directory: Some("/d".into()), socket: None };
-        assert_eq!(directory.socket(Port::Nbd(2)), PathBuf::from("/d/nbd2.sock"));
+    fn sockets_are_found_by_directory_or_one_by_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        let location = || Location { directory: Some(directory.path().into()), socket: None };
+        assert_eq!(location().sockets(Port::Control), [path("control.sock")]);
+        std::fs::write(path("control2.sock"), "").unwrap();
+        assert_eq!(location().sockets(Port::Control), [path("control.sock"), path("control2.sock")]);
         let socket = Location { directory: None, socket: Some("/s".into()) };
-        assert_eq!(socket.socket(Port::Control), PathBuf::from("/s"));
+        assert_eq!(socket.sockets(Port::Console), [PathBuf::from("/s")]);
     }
 }

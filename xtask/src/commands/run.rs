@@ -141,6 +141,8 @@ impl Arguments {
             .machine_type(self.machine)
             .firmware(self.firmware)
             .accelerator(accelerator)
+            .with(Port::Control(1))
+            .with(Port::Console(1))
             .nbd_ports(self.ports)
             .disks(disks)
             .cut_at_reset()
@@ -150,13 +152,16 @@ impl Arguments {
     }
 
     fn introduce(&self, appliance: &Appliance) {
-        let control = appliance.socket(Port::Control);
         let at = match &self.directory {
             Some(directory) => format!(" --directory {}", quote(&directory.to_string_lossy())),
             None => String::new(),
         };
-        println!("control  {}", control.display());
-        println!("console  {}", appliance.socket(Port::Console).display());
+        for number in 0..2 {
+            println!("control  {}", appliance.socket(Port::Control(number)).display());
+        }
+        for number in 0..2 {
+            println!("console  {}", appliance.socket(Port::Console(number)).display());
+        }
         for port in 0..self.ports {
             println!("nbd {port:<4} {}", appliance.socket(Port::Nbd(port)).display());
         }
@@ -198,7 +203,7 @@ fn announce(appliance: &Appliance, control: &mut Client) -> Result<()> {
 /// socket, and the terminal goes on with the next one.
 fn follow_console(appliance: &mut Appliance, signals: &Signals) -> Result<Stopped> {
     if !terminal::is_interactive() {
-        let console = appliance.connect(Port::Console, HELLO_PATIENCE)?;
+        let console = appliance.connect(Port::Console(0), HELLO_PATIENCE)?;
         return Ok(match script::run(&console, io::stdin().as_fd(), false)? {
             Ended::Done | Ended::Signalled => Stopped::Asked,
             Ended::Closed if has_ended(appliance)? => Stopped::Closed,
@@ -207,7 +212,7 @@ fn follow_console(appliance: &mut Appliance, signals: &Signals) -> Result<Stoppe
         });
     }
     loop {
-        let console = appliance.connect(Port::Console, HELLO_PATIENCE)?;
+        let console = appliance.connect(Port::Console(0), HELLO_PATIENCE)?;
         match terminal::attach(&console)? {
             Left::ByUser | Left::Signalled => return Ok(Stopped::Asked),
             Left::Closed if has_ended(appliance)? => return Ok(Stopped::Closed),

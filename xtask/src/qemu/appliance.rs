@@ -81,7 +81,7 @@ impl Appliance {
     /// Waits for the appliance's greeting on the control port, and keeps the conversation.
     pub fn wait_for_hello(&mut self, patience: Duration) -> Result<Client> {
         let deadline = Instant::now() + patience;
-        let stream = self.connect(Port::Control, patience)?;
+        let stream = self.connect(Port::Control(0), patience)?;
         self.wait_for_bytes(&stream, deadline)?;
         Client::greet(stream, deadline).map_err(|error| self.explain(error.into()))
     }

@@ -138,7 +138,8 @@ mod tests {
             .machine_type(MachineType::Pc)
             .disk(Disk::file("/a.img", 1))
             .nbd_ports(2)
-            .without(Port::Console)
+            .without(Port::Console(0))
+            .with(Port::Control(1))
             .option("pool=auto")
             .option("panic=exit");
         let line = words(&machine).join(" ");
@@ -147,8 +148,10 @@ mod tests {
             "-kernel /k.elf -append pool=auto panic=exit",
             "path=/run,,d/serial.log",
             "name=org.datum.control.0",
+            "socket,id=control1,path=/run,,d/control1.sock,server=on,wait=off",
+            "name=org.datum.control.1",
             "socket,id=nbd1,path=/run,,d/nbd1.sock,server=on,wait=off",
-            "max_ports=4",
+            "max_ports=5",
             "isa-debug-exit,iobase=0xf4",
         ] {
             assert!(line.contains(part), "{part} is missing in {line}");

@@ -58,13 +58,16 @@ const QMP_SOCKET: &str = "qmp.sock";
 /// A second one, which [`resets`] keeps for itself.
 const RESETS_SOCKET: &str = "resets.sock";
 
+/// How many control ports the appliance knows, and how many consoles.
+pub const COMMAND_PORTS_MAX: u32 = 4;
+
 /// A port of the appliance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
     /// JSON-RPC.
-    Control,
+    Control(u32),
     /// For people.
-    Console,
+    Console(u32),
     /// NBD; any export on any port.
     Nbd(u32),
 }
@@ -73,8 +76,8 @@ impl Port {
     /// The name by which the appliance knows the port.
     pub fn guest_name(self) -> String {
         match self {
-            Port::Control => "org.datum.control.0".into(),
-            Port::Console => "org.datum.console.0".into(),
+            Port::Control(number) => format!("org.datum.control.{number}"),
+            Port::Console(number) => format!("org.datum.console.{number}"),
             Port::Nbd(number) => format!("org.datum.nbd.{number}"),
         }
     }
@@ -82,8 +85,10 @@ impl Port {
     /// The name of its socket on the host.
     pub fn socket_name(self) -> String {
         match self {
-            Port::Control => "control.sock".into(),
-            Port::Console => "console.sock".into(),
+            Port::Control(0) => "control.sock".into(),
+            Port::Control(number) => format!("control{number}.sock"),
+            Port::Console(0) => "console.sock".into(),
+            Port::Console(number) => format!("console{number}.sock"),
             Port::Nbd(number) => format!("nbd{number}.sock"),
         }
     }
@@ -123,7 +128,7 @@ impl Machine {
             crowded: false,
             accelerator: Accelerator::Tcg,
             disks: Vec::new(),
-            ports: vec![Port::Control, Port::Console, Port::Nbd(0)],
+            ports: vec![Port::Control(0), Port::Console(0), Port::Nbd(0)],
             options: Vec::new(),
             arguments: Vec::new(),
             limit: None,
@@ -184,6 +189,12 @@ impl Machine {
     pub fn nbd_ports(mut self, count: u32) -> Machine {
         self.ports.retain(|port| !matches!(port, Port::Nbd(_)));
         self.ports.extend((0..count).map(Port::Nbd));
+        self
+    }
+
+    /// One more port.
+    pub fn with(mut self, port: Port) -> Machine {
+        self.ports.push(port);
         self
     }
 

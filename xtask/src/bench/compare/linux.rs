@@ -109,7 +109,7 @@ fn machine(run: &Compare, directory: &Path, volume: Volume) -> Result<Machine> {
         .accelerator(run.accelerator)
         .memory(MEMORY_MIB)
         .disk(Disk::file(directory.join("disk.img"), run.disk_bytes()).serial("disk0"))
-        .without(Port::Console)
+        .without(Port::Console(0))
         .option("console=ttyS0")
         .option("quiet")
         .option("panic=-1")
@@ -126,7 +126,7 @@ impl Linux {
     pub(super) fn start(run: &Compare, directory: &Path, volume: Volume) -> Result<Box<dyn Peer>> {
         let machine = machine(run, directory, volume)?;
         let mut appliance = machine.start()?;
-        let commands = appliance.connect(Port::Control, START_PATIENCE)?;
+        let commands = appliance.connect(Port::Control(0), START_PATIENCE)?;
         commands.set_read_timeout(Some(PATIENCE))?;
         let answers = BufReader::new(commands.try_clone()?);
         let mut guest = Linux { appliance, volume, commands, answers };
