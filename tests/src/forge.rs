@@ -49,6 +49,10 @@ pub mod record {
     pub const VOLUME_HEAD: usize = 82;
     /// A volume's timeline.
     pub const VOLUME_TIMELINE: usize = 98;
+    /// Where a version says what it is to its volume.
+    pub const VERSION_KIND: usize = 1;
+    /// A checkpoint, found by its name. Once hidden it keeps the name, and is none any more.
+    pub const CHECKPOINT: u8 = 1;
     /// The volume of a version, and its parent.
     pub const VERSION_VOLUME: usize = 67;
     /// A version's parent.

@@ -149,7 +149,7 @@ impl Victim {
         for place in forge.records(record::VERSION) {
             let id = id_of(&place, index_of(place.0).expect("a record has an index"));
             let bytes = forge.object(id);
-            if bytes[2] == 0 {
+            if bytes[record::VERSION_KIND] != record::CHECKPOINT {
                 continue;
             }
             let volume = word(&bytes, record::VERSION_VOLUME);

@@ -78,5 +78,12 @@ pub const BACKGROUND_PAUSE_NANOSECONDS: u64 = 10_000_000;
 /// How often a job that waits for the store looks again.
 pub const JOB_POLL_NANOSECONDS: u64 = 100_000_000;
 
+/// How long a job that returns space waits for readers of what it returns, who may stay for days. What only a checkpoint or
+/// volume holds is not waited for at all.
+pub const READERS_PATIENCE_NANOSECONDS: u64 = 10_000_000_000;
+
+/// How long `pool.status` looks for what holds space before it answers without.
+pub const HELD_LOOK_NANOSECONDS: u64 = 1_000_000_000;
+
 /// What an answer gets to reach its client before the machine goes down.
 pub const POWER_DELAY_NANOSECONDS: u64 = 200_000_000;

@@ -14,12 +14,7 @@ use crate::release::Walk;
 use crate::token::Token;
 use crate::transaction::{Chain, Transaction};
 use crate::types::{ChangeId, CheckpointInfo, CheckpointState, Name, ObjectId, RefpointInfo, VolumeInfo};
-use alloc::format;
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-
-/// Holders a description names; more are counted.
-const HOLDERS_MAX: usize = 16;
 
 fn fail<T>(kind: ErrorKind, message: impl core::fmt::Display) -> Step<T> {
     Err(Stop::Failed(Error::new(kind, message)))
@@ -190,7 +185,7 @@ impl Transaction<'_> {
             change: version.change,
             created: version.created,
             state: CheckpointState::Ready,
-            held_by: self.held_by(id)?,
+            held_by: self.holders(id)?.by,
         })
     }
 
@@ -205,35 +200,6 @@ impl Transaction<'_> {
             change: point.change,
             created: point.created,
         })
-    }
-
-    /// What keeps a version's space: clones and other lines that came from it, and readers.
-    pub(crate) fn held_by(&mut self, id: ObjectId) -> Step<Vec<String>> {
-        let mut holders = Vec::new();
-        if let Some(readers) = self.engine.open_versions.get(&id) {
-            holders.push(format!("{readers} open reader(s)"));
-        }
-        let Some(Record::Version(version)) = self.find_record(id)? else { return Ok(holders) };
-        // One child is no obstacle: it takes over what it needs.
-        if version.child_count < 2 {
-            return Ok(holders);
-        }
-        let mut next = self.first_in(Chain::Sibling, version.children)?;
-        while let Some(id) = next.some() {
-            let child = self.version(id)?;
-            next = self.next_in(Chain::Sibling, id)?;
-            let own = child.volume == version.volume;
-            match self.find_record(child.volume)? {
-                Some(Record::Volume(volume)) if !own => holders.push(volume.name.to_string()),
-                _ if own && child.kind != VersionKind::Hidden => {}
-                _ => holders.push("contents waiting to be released".into()),
-            }
-            if holders.len() >= HOLDERS_MAX {
-                holders.push("and more".into());
-                break;
-            }
-        }
-        Ok(holders)
     }
 
     /// The change id that changes are counted from.
@@ -331,10 +297,6 @@ impl Transaction<'_> {
 }
 
 impl Engine {
-    pub(crate) fn held_by(&mut self, version: ObjectId) -> Step<Vec<String>> {
-        Transaction::new(self).held_by(version)
-    }
-
     /// How far a version's release has come; 1 when it is gone.
     pub(crate) fn release_progress(&mut self, version: ObjectId) -> Step<f32> {
         let Some(Record::Version(record)) = Transaction::new(self).find_record(version)? else {

@@ -26,6 +26,7 @@ mod format;
 mod freeze;
 mod gate;
 mod gather;
+mod holders;
 mod image;
 mod journal;
 mod load;

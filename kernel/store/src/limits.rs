@@ -60,6 +60,14 @@ pub(crate) const SPARE_BLOCKS_MAX: usize = 512;
 pub(crate) const OUTWAITED_MAX: usize = 4;
 /// Where a failed data write is tried again, how often.
 pub(crate) const WRITE_ATTEMPTS: usize = 4;
+/// Holders of a version's space that are named; of more it is said that there are.
+pub const HOLDERS_MAX: usize = 16;
+/// Versions that are looked at for those names.
+pub(crate) const HOLDERS_LOOKED_AT_MAX: usize = 256;
+/// Versions whose space is still to come back that are listed; more are counted.
+pub const HELD_LISTED_MAX: usize = 32;
+/// Records that are looked at for that list.
+pub const HELD_LOOKED_AT_MAX: usize = 4096;
 /// Findings a check report lists.
 pub(crate) const FINDINGS_MAX: usize = 100;
 /// Blocks moved into an allocation window at a time, at most (16 MiB); fewer in a small pool, where what lies

@@ -269,7 +269,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// A checkpoint loses its name and waits for its release.
+    /// A checkpoint's name becomes free, and it waits for its release. Its record keeps the name, to say what waits.
     pub(crate) fn hide(&mut self, checkpoint: ObjectId) -> Step<ObjectId> {
         let version = self.checkpoint_version(checkpoint)?;
         if let Some(name) = &version.name {
@@ -279,7 +279,7 @@ impl Transaction<'_> {
         self.unlink(Chain::Member, &mut volume.checkpoints, checkpoint)?;
         self.put(version.volume, &Record::Volume(volume))?;
         let version = self.version(checkpoint)?;
-        let hidden = VersionRecord { kind: VersionKind::Hidden, name: None, ..version };
+        let hidden = VersionRecord { kind: VersionKind::Hidden, ..version };
         self.put(checkpoint, &Record::Version(hidden))?;
         self.queue_release(checkpoint)?;
         Ok(checkpoint)

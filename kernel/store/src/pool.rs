@@ -14,7 +14,7 @@ use crate::shell::Shell;
 use crate::sync::{Changed, yield_now};
 use crate::token::Token;
 use crate::transaction::Transaction;
-use crate::types::{CheckReport, Counters, MemberInfo, Name, ObjectId, PoolStatus};
+use crate::types::{CheckReport, Counters, Holders, MemberInfo, Name, ObjectId, PoolStatus};
 use crate::{check, create, open};
 use alloc::rc::Rc;
 use alloc::string::ToString;
@@ -118,12 +118,12 @@ impl Release {
         pool.0.run(|engine| engine.release_progress(self.version)).await
     }
 
-    /// What holds it up: clones by volume name, and readers.
+    /// What holds it up.
     ///
     /// # Errors
     /// `Corrupt`, `Io`.
-    pub async fn held_by<D: BlockDevice>(&self, pool: &Pool<D>) -> Result<Vec<alloc::string::String>> {
-        pool.0.run(|engine| engine.held_by(self.version)).await
+    pub async fn holders<D: BlockDevice>(&self, pool: &Pool<D>) -> Result<Holders> {
+        pool.0.run(|engine| engine.holders(self.version)).await
     }
 }
 

@@ -141,7 +141,31 @@ pub struct CheckpointInfo {
     pub created: u64,
     /// Its state.
     pub state: CheckpointState,
-    /// What would keep its space from being freed at once: clones, by volume name, and open readers.
+    /// What would keep its space from being freed at once, as in [`Holders::by`].
+    pub held_by: Vec<String>,
+}
+
+/// What keeps a version's space from coming back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// Each in words: `checkpoint VOLUME@NAME`, `volume NAME`, readers, what waits or is under way. Empty where nothing does.
+    pub by: Vec<String>,
+    /// Checkpoints or volumes are among them: the space stays until somebody removes those.
+    pub versions: bool,
+    /// Readers are among them, who may stay for as long as they like.
+    pub readers: bool,
+}
+
+/// A version that is no longer shown, and whose space is still to come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldVersion {
+    /// The version.
+    pub version: ObjectId,
+    /// The volume it was of; absent once that has gone.
+    pub volume: Option<Name>,
+    /// The checkpoint it was; absent for what a volume held when it was deleted or reverted.
+    pub name: Option<Name>,
+    /// What holds its space, as in [`Holders::by`]; empty where it is being released or its turn comes next.
     pub held_by: Vec<String>,
 }
 

@@ -213,8 +213,11 @@ impl Control {
     /// Looks at the jobs until all have ended.
     async fn jobs(&mut self) {
         for poll in 0..POLLS_MAX {
-            // Who reads a checkpoint, or has cloned it, keeps its space for as long as he likes.
-            if self.jobs.iter().all(|job| job.kind == Kind::Release) {
+            // What a disk has refused may keep a release from going on. Nobody else does: whoever keeps the space of a
+            // checkpoint does not keep its job from ending.
+            let is_stuck =
+                |job: &Job| job.kind == Kind::Release && self.context.judge.borrow().harm().spoils();
+            if self.jobs.iter().all(is_stuck) {
                 return;
             }
             let jobs: Vec<(String, OpId, Kind)> =

@@ -7,7 +7,7 @@ use crate::appliance::Appliance;
 use crate::environment::Environment;
 use crate::events::Event;
 use crate::jobs::{Job, Work};
-use crate::limits::JOB_POLL_NANOSECONDS;
+use crate::limits::{JOB_POLL_NANOSECONDS, READERS_PATIENCE_NANOSECONDS};
 use crate::memory::keep_room_for;
 use alloc::format;
 use alloc::rc::Rc;
@@ -85,7 +85,8 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         Ok(json!({ "refpoint": present::refpoint(&made), "job": job }))
     }
 
-    /// A job that ends when the space is back. The store does the work; the job only looks.
+    /// A job that ends when the space is back, or when it is somebody else's to give back: whoever follows the job must not
+    /// wait for what nobody does. The store does the work; the job only looks.
     fn watch_release(self: &Rc<Self>, kind: &'static str, subject: String, release: Release) -> String {
         let work = Work { kind, subject, cancellable: false };
         self.start_job(work, |appliance, job| async move { appliance.follow(&release, &job).await })
@@ -93,6 +94,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
 
     async fn follow(&self, release: &Release, job: &Job) -> Outcome {
         let pool = self.pool().await?;
+        let patient_until = self.environment.monotonic_nanoseconds() + READERS_PATIENCE_NANOSECONDS;
         loop {
             let fraction = release.progress(&pool).await?;
             job.fraction.set(fraction);
@@ -104,8 +106,12 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
                     format!("the pool takes no writes ({reason}); the space returns after it is reopened");
                 return Err(Error::new(ErrorKind::ReadOnly, message));
             }
-            let held_by = release.held_by(&pool).await?;
-            *job.held_by.borrow_mut() = held_by;
+            let holders = release.holders(&pool).await?;
+            let is_late = self.environment.monotonic_nanoseconds() >= patient_until;
+            if holders.versions || holders.readers && is_late {
+                return Ok(json!({ "held_by": holders.by }));
+            }
+            *job.held_by.borrow_mut() = holders.by;
             self.environment.sleep(JOB_POLL_NANOSECONDS).await;
         }
     }

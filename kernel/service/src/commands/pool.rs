@@ -1,19 +1,23 @@
 //! `device.list` and `pool.*`.
 
-use super::lists::Window;
+use super::lists::{ITEM_BYTES, Window};
 use super::{Outcome, present};
 use crate::appliance::Appliance;
 use crate::disks::{Contents, Entry};
 use crate::environment::Environment;
 use crate::exports::store_name;
 use crate::jobs::Work;
+use crate::limits::HELD_LOOK_NANOSECONDS;
+use crate::memory::room_for;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::pin::pin;
 use datum_protocol::name;
 use datum_store::device::{BLOCK_SIZE, BlockDevice};
 use datum_store::{Error, ErrorKind, Name, Probe};
+use futures_util::future::{Either, select};
 use serde_json::{Value, json};
 
 impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
@@ -59,7 +63,20 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     }
 
     pub(super) async fn pool_status(&self) -> Outcome {
-        Ok(present::pool(&self.pool().await?.status()))
+        let pool = self.pool().await?;
+        // Not waited for where a disk does not answer: the rest is known without it.
+        let patience = self.environment.sleep(HELD_LOOK_NANOSECONDS);
+        let held = match select(pin!(pool.held()), pin!(patience)).await {
+            Either::Left((held, _)) => held.ok(),
+            Either::Right(_) => None,
+        };
+        let mut shown = present::pool(&pool.status());
+        if let Some((items, more)) = held {
+            room_for(items.len() * ITEM_BYTES)?;
+            shown["held"] = items.iter().map(present::held).collect();
+            shown["held_more"] = json!(more);
+        }
+        Ok(shown)
     }
 
     pub(super) async fn pool_check(self: &Rc<Self>) -> Outcome {

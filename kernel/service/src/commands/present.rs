@@ -4,7 +4,9 @@
 use crate::time::rfc3339;
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use datum_store::{CheckReport, CheckpointInfo, CheckpointState, PoolStatus, RefpointInfo, VolumeInfo};
+use datum_store::{
+    CheckReport, CheckpointInfo, CheckpointState, HeldVersion, PoolStatus, RefpointInfo, VolumeInfo,
+};
 use serde_json::{Value, json};
 
 pub(super) fn volume(info: &VolumeInfo) -> Value {
@@ -65,6 +67,16 @@ pub(super) fn pool(status: &PoolStatus) -> Value {
     });
     if let Some(reason) = &status.read_only {
         value["read_only"] = json!(reason);
+    }
+    value
+}
+
+pub(super) fn held(version: &HeldVersion) -> Value {
+    let mut value = json!({ "version": version.version.to_string(), "held_by": version.held_by });
+    for (key, name) in [("volume", &version.volume), ("name", &version.name)] {
+        if let Some(name) = name {
+            value[key] = json!(name.as_str());
+        }
     }
     value
 }

@@ -28,6 +28,8 @@ struct Troubles {
     refusing: Cell<Option<u64>>,
     /// Reads that begin here wait.
     stuck: Cell<Option<u64>>,
+    /// All reads wait.
+    silent: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
 }
 
@@ -76,6 +78,12 @@ impl MemoryDisk {
         self.troubles.waiting.take().into_iter().for_each(Waker::wake);
     }
 
+    /// Reads wait, wherever they begin, or do so no more.
+    pub fn be_silent(&self, silent: bool) {
+        self.troubles.silent.set(silent);
+        self.troubles.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
     pub fn written(&self) -> usize {
         self.inner.blocks.borrow().len()
     }
@@ -98,7 +106,7 @@ impl BlockDevice for MemoryDisk {
     }
     async fn read(&self, start: u64, mut into: Vec<Block>) -> Transfer {
         poll_fn(|context| {
-            if self.troubles.stuck.get() != Some(start) {
+            if self.troubles.stuck.get() != Some(start) && !self.troubles.silent.get() {
                 return Poll::Ready(());
             }
             self.troubles.waiting.borrow_mut().push(context.waker().clone());

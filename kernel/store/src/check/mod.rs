@@ -16,7 +16,7 @@ mod walk;
 use crate::device::{BLOCK_SIZE, Block, BlockDevice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forest::span;
-use crate::format::object::{Record, VersionKind};
+use crate::format::object::VersionKind;
 use crate::format::superblock::Superblock;
 use crate::limits::FINDINGS_MAX;
 use crate::pool::Progress;
@@ -205,18 +205,15 @@ impl<'a, D: BlockDevice> Checker<'a, D> {
 
     /// What an operator knows a version as, and its size in blocks: `None` where that cannot be told, or it has gone since.
     async fn name_version(&self, id: ObjectId) -> Option<(String, u64)> {
-        let Record::Version(version) = self.record(id).await? else { return None };
-        let Record::Volume(volume) = self.record(version.volume).await? else { return None };
-        let whose = match (version.kind, version.name) {
-            (VersionKind::Head, _) => format!("volume {}", volume.name),
-            (_, Some(name)) => format!("checkpoint {name} of volume {}", volume.name),
-            _ => format!("version {id} of volume {}", volume.name),
+        let known = self.shell.run(|engine| Transaction::new(engine).known_as(id)).await.ok()??;
+        let volume = known.volume?;
+        let whose = match (known.kind, known.point) {
+            (VersionKind::Head, _) => format!("volume {volume}"),
+            (VersionKind::Checkpoint, Some(name)) => format!("checkpoint {name} of volume {volume}"),
+            (_, Some(name)) => format!("former checkpoint {name} of volume {volume}"),
+            _ => format!("version {id} of volume {volume}"),
         };
-        Some((whose, version.size / BLOCK_SIZE as u64))
-    }
-
-    async fn record(&self, id: ObjectId) -> Option<Record> {
-        self.shell.run(|engine| Transaction::new(engine).find_record(id)).await.ok().flatten()
+        Some((whose, known.size / BLOCK_SIZE as u64))
     }
 
     /// Lets clients go on, and stops where that was asked for.

@@ -7,11 +7,12 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forest::Step;
 use crate::format::journal::Body;
+use crate::holders::Search;
 use crate::limits::CHECKPOINT_VOLUMES_MAX;
 use crate::sync::yield_now;
 use crate::token::Token;
 use crate::transaction::Transaction;
-use crate::types::{ChangeId, CheckpointInfo, Name, ObjectId, RefpointInfo};
+use crate::types::{ChangeId, CheckpointInfo, HeldVersion, Name, ObjectId, RefpointInfo};
 use alloc::vec::Vec;
 
 impl<D: BlockDevice> Pool<D> {
@@ -120,6 +121,25 @@ impl<D: BlockDevice> Pool<D> {
             }
             yield_now().await;
         }
+    }
+
+    /// Versions whose space is still to come back, those that something holds first, and how many more there are. What
+    /// trims cut off is not among them.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub async fn held(&self) -> Result<(Vec<HeldVersion>, u64)> {
+        let mut search = Search::default();
+        while !self.ask(|t| t.search_step(&mut search)).await? {
+            yield_now().await;
+        }
+        let (found, drops) = search.found();
+        let mut items = Vec::with_capacity(found.len());
+        for id in found {
+            items.extend(self.ask(|t| t.held_version(id)).await?);
+        }
+        let more = self.status().releases_pending.saturating_sub(drops + items.len() as u64);
+        Ok((items, more))
     }
 
     /// Makes a reference point of a volume as it is now.
