@@ -2,7 +2,7 @@
 //! rather than guess.
 
 use datum_store::device::BLOCK_SIZE;
-use datum_store::{BlockIndex, ErrorKind, Progress};
+use datum_store::{BlockIndex, Damage, ErrorKind, Progress};
 use datum_tests::action::Action;
 use datum_tests::disk::{PowerLoss, SimulatedDisk};
 use datum_tests::executor::turn;
@@ -39,6 +39,10 @@ fn a_rotten_data_block_is_an_error_and_its_neighbours_are_not() {
         assert_eq!(read(&mut story, 33), Err(ErrorKind::Corrupt));
         assert_eq!(read(&mut story, 32), Ok(()));
         assert!(story.world.pool().counters().checksum_errors > 0);
+        let damage = story.world.pool().status().damage;
+        assert_eq!((damage.read_errors, damage.places.len()), (1, 1), "{damage:?}");
+        let (place, whose) = (&damage.places[0], Some(name("v")));
+        assert_eq!((place.block, &place.volume, place.offset), (at, &whose, Some(33 * 4096)));
         let scrub =
             story.world.call(async |pool| pool.scrub(&Progress::new()).await).expect("a scrub reports");
         assert!(scrub.errors > 0 && !scrub.findings.is_empty(), "{scrub:?}");
@@ -47,6 +51,7 @@ fn a_rotten_data_block_is_an_error_and_its_neighbours_are_not() {
         let scrub =
             story.world.call(async |pool| pool.scrub(&Progress::new()).await).expect("a scrub reports");
         assert_eq!(scrub.errors, 0, "{:?}", scrub.findings);
+        assert_eq!(story.world.pool().status().damage, Damage::default());
     });
 }
 

@@ -9,6 +9,7 @@ use crate::commands;
 use crate::disks::{Disk, Disks, FoundDisks, Members, chain, random_identity};
 use crate::environment::Environment;
 use crate::events::{Event, Events, Stopping};
+use crate::health::Health;
 use crate::jobs::Jobs;
 use crate::limits::{
     ANSWER_INTERVAL_NANOSECONDS, BACKGROUND_PAUSE_NANOSECONDS, CHALLENGE_NANOSECONDS,
@@ -109,6 +110,7 @@ pub struct Appliance<D: BlockDevice, E: Environment> {
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) events: Events,
     pub(crate) jobs: Jobs,
+    pub(crate) health: Health,
     pub(crate) sessions: Sessions,
     pub(crate) started: u64,
     /// When the first control client was greeted, since the machine's start; 0 before.
@@ -135,6 +137,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             buffers: Buffers::new(setup.buffer_bytes),
             events: Events::default(),
             jobs: Jobs::new(environment.random()),
+            health: Health::default(),
             sessions: Sessions::default(),
             started: environment.monotonic_nanoseconds(),
             greeted: Cell::new(0),
@@ -380,14 +383,17 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         }
     }
 
-    /// Commits by time, and says so when the pool stops taking writes.
+    /// Commits by time, and says so when the pool stops taking writes, and where reads have met damage.
     async fn watch(&self, pool: &Pool<Disk<D>>) {
         let mut announced = false;
+        let mut told = 0;
         let mut waited = 0;
         loop {
             self.environment.sleep(WATCH_INTERVAL_NANOSECONDS).await;
             waited += WATCH_INTERVAL_NANOSECONDS;
-            if let Some(reason) = pool.status().read_only
+            let status = pool.status();
+            told = self.tell_of_damage(&status, told);
+            if let Some(reason) = status.read_only
                 && !announced
             {
                 announced = true;

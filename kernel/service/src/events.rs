@@ -20,6 +20,10 @@ pub(crate) enum Event {
     PoolReadOnly {
         reason: String,
     },
+    /// A damaged place, or a check or scrub that found something.
+    PoolDamaged {
+        found: Value,
+    },
     VolumeCreated {
         volume: String,
     },
@@ -104,6 +108,7 @@ impl Event {
         match self {
             Self::PoolOpened { name } => ("pool.opened", json!({ "name": name })),
             Self::PoolReadOnly { reason } => ("pool.read_only", json!({ "reason": reason })),
+            Self::PoolDamaged { found } => ("pool.damaged", found.clone()),
             Self::VolumeCreated { volume } => ("volume.created", json!({ "volume": volume })),
             Self::VolumeResized { volume, size } => {
                 ("volume.resized", json!({ "volume": volume, "size": size }))

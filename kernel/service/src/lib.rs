@@ -19,6 +19,7 @@ mod disks;
 pub mod environment;
 mod events;
 mod exports;
+mod health;
 mod jobs;
 pub mod limits;
 mod memory;

@@ -15,7 +15,9 @@ use crate::scan::Scan;
 use crate::shell::Shell;
 use crate::space::{Purpose, Urgency};
 use crate::sync::{Deferred, yield_now};
+use crate::transaction::Transaction;
 use crate::types::{BlockIndex, Epoch, ExtentPage, ObjectId, View};
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -146,7 +148,12 @@ impl<D: BlockDevice> Image<D> {
         self.shell.engine.borrow_mut().counters.data_blocks_read +=
             pointers.iter().filter(|pointer| !pointer.is_hole()).count() as u64;
         let runs = pointers.chunk_by(|a, b| !a.is_hole() && a.address.0.checked_add(1) == Some(b.address.0));
-        let mut reads = runs.map(|run| self.read_run(run));
+        let mut at = first.0;
+        let mut reads = runs.map(|run| {
+            let first = at;
+            at += run.len() as u64;
+            self.read_run(first, run)
+        });
         let Some(first) = reads.next() else { return Ok(Default::default()) };
         let (first, others) = join(first, join_all(reads)).await;
         let mut blocks = first?;
@@ -157,19 +164,32 @@ impl<D: BlockDevice> Image<D> {
         Ok((blocks, pointers))
     }
 
-    /// Reads adjacent blocks and verifies each.
-    async fn read_run(&self, run: &[Pointer]) -> Result<Vec<Option<Block>>> {
+    /// Reads adjacent blocks, of which this one is the first here, and verifies each.
+    async fn read_run(&self, first: u64, run: &[Pointer]) -> Result<Vec<Option<Block>>> {
         if run[0].is_hole() {
             return Ok(run.iter().map(|_| None).collect());
         }
         let into = self.shell.spare.take(run.len()).ok_or_else(Error::no_memory)?;
         let blocks = self.shell.read_into(run[0].address, into).await?;
-        for (pointer, block) in run.iter().zip(&blocks) {
+        for ((pointer, block), index) in run.iter().zip(&blocks).zip(first..) {
             if !self.shell.verifies(pointer, block) {
-                return Err(self.shell.corrupt(pointer));
+                return Err(Box::pin(self.corrupt(pointer, index)).await);
             }
         }
         Ok(blocks.into_iter().map(Some).collect())
+    }
+
+    /// The error of a block that is not what was written; says whose it is.
+    async fn corrupt(&self, pointer: &Pointer, index: u64) -> Error {
+        let error = self.shell.corrupt(pointer);
+        let live = |engine: &Engine| engine.heads.get(&self.volume).map(|head| head.version);
+        let version = self.checkpoint.or_else(|| live(&self.shell.engine.borrow()));
+        if let Some(version) = version
+            && let Ok(Some(known)) = self.shell.run(|engine| Transaction::new(engine).known_as(version)).await
+        {
+            self.shell.tell_whose(pointer.address, &known, index);
+        }
+        error
     }
 
     /// Blocks to receive in what is to be written. They hold anything, so all of each must be overwritten. `None` where

@@ -19,6 +19,7 @@ mod commit;
 mod contradiction;
 mod counters;
 mod create;
+mod damage;
 mod engine;
 mod error;
 mod forest;

@@ -68,6 +68,10 @@ pub(crate) const HOLDERS_LOOKED_AT_MAX: usize = 256;
 pub const HELD_LISTED_MAX: usize = 32;
 /// Records that are looked at for that list.
 pub const HELD_LOOKED_AT_MAX: usize = 4096;
+/// Places of damaged blocks that are listed at a time; what is met elsewhere is only counted.
+pub const DAMAGED_PLACES_MAX: usize = 64;
+/// Volumes with damage that a check report names.
+pub const DAMAGED_VOLUMES_MAX: usize = 64;
 /// Findings a check report lists.
 pub(crate) const FINDINGS_MAX: usize = 100;
 /// Blocks moved into an allocation window at a time, at most (16 MiB); fewer in a small pool, where what lies

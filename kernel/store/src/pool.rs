@@ -260,6 +260,7 @@ impl<D: BlockDevice> Pool<D> {
             epoch: engine.forest.epoch,
             incarnation: engine.incarnation,
             read_only: engine.failed.as_ref().map(|error| error.message().into()),
+            damage: self.0.damage.borrow().shown(),
             releases_pending: engine.releases_pending().unwrap_or(u64::from(engine.active.is_some())),
         }
     }

@@ -3,6 +3,7 @@
 //! A step runs against the engine in one go; when it stops for want of a block or of space, the shell gets
 //! that and runs it again. The engine is never borrowed across an await.
 
+use crate::damage::Noted;
 use crate::device::{Block, BlockDevice, DeviceError};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -108,6 +109,7 @@ pub(crate) struct Shell<D: BlockDevice> {
     /// A look at whose the pool is takes too long.
     pub(crate) owner_in_doubt: Cell<bool>,
     pub(crate) check_hold: crate::check::Hold,
+    pub(crate) damage: RefCell<Noted>,
     flushes: Vec<FlushState>,
     /// Data writes that wait, by member.
     pub(crate) gathers: Vec<Gather>,
@@ -130,6 +132,7 @@ impl<D: BlockDevice> Shell<D> {
             commit_wanted: Cell::new(false),
             owner_in_doubt: Cell::new(false),
             check_hold: crate::check::Hold::default(),
+            damage: RefCell::default(),
             flushes,
             gathers,
             spare: Spare::new(),
@@ -216,9 +219,10 @@ impl<D: BlockDevice> Shell<D> {
         self.engine.borrow().forest.sums.verifies(pointer, block)
     }
 
+    /// The error of a block that is not what its parent says. Every reader that meets one comes here.
     pub(crate) fn corrupt(&self, pointer: &Pointer) -> Error {
-        let mut engine = self.engine.borrow_mut();
-        engine.counters.checksum_errors += 1;
+        self.engine.borrow_mut().counters.checksum_errors += 1;
+        self.note_damage(pointer.address);
         let name = self.devices.get(pointer.address.member()).map_or("?", |device| device.name());
         let message = format_args!("disk {name} returned a wrong block; restore the data from a backup");
         Error::new(ErrorKind::Corrupt, message)

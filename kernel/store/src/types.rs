@@ -244,6 +244,34 @@ pub struct MemberInfo {
     pub allocated_bytes: u64,
 }
 
+/// A block that was not what was written, where it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DamagedPlace {
+    /// The first read that met it, counting all that met damage since the pool was opened. Names the place for good.
+    pub first_met: u64,
+    /// The last read that met it.
+    pub last_met: u64,
+    /// The device's name.
+    pub disk: String,
+    /// Which of its blocks.
+    pub block: u64,
+    /// Whose contents they are, where that is known; what shares them is damaged too.
+    pub volume: Option<Name>,
+    /// The checkpoint in which they were read; absent for the live volume.
+    pub checkpoint: Option<Name>,
+    /// Where in it, in bytes; for a block of metadata the first byte it leads to.
+    pub offset: Option<u64>,
+}
+
+/// Damage that reads have met since the pool was opened and that no scrub has disproved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// How often a block was not what was written.
+    pub read_errors: u64,
+    /// Where, each place once, in the order of the first meeting; bounded.
+    pub places: Vec<DamagedPlace>,
+}
+
 /// The pool as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolStatus {
@@ -271,6 +299,8 @@ pub struct PoolStatus {
     pub read_only: Option<String>,
     /// Versions whose space is being returned or waits for it.
     pub releases_pending: u64,
+    /// What reads have met.
+    pub damage: Damage,
 }
 
 /// What was counted since the pool was opened. All are plain totals.
@@ -321,4 +351,6 @@ pub struct CheckReport {
     pub findings: Vec<String>,
     /// Blocks that were looked at.
     pub blocks_checked: u64,
+    /// Volumes that lost blocks, or whose checkpoints did, each once; bounded.
+    pub volumes: Vec<Name>,
 }

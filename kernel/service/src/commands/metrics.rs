@@ -2,6 +2,7 @@
 
 use crate::appliance::Appliance;
 use crate::environment::Environment;
+use crate::health::Health;
 use alloc::string::String;
 use core::fmt::Write;
 use datum_store::device::{BLOCK_SIZE, BlockDevice};
@@ -40,6 +41,21 @@ impl Metrics {
             "1 where the pool takes no writes.",
             u64::from(status.read_only.is_some()),
         );
+        self.gauge(
+            "pool_damage_read_errors",
+            "Reads that met a wrong block, and that no scrub has disproved.",
+            status.damage.read_errors,
+        );
+    }
+
+    /// What inspections of this run found; nothing before the first.
+    fn health(&mut self, health: &Health) {
+        if let Some(check) = &*health.check.borrow() {
+            self.gauge("pool_check_errors", "Errors that the last check of this run found.", check.errors);
+        }
+        if let Some(scrub) = &*health.scrub.borrow() {
+            self.gauge("pool_scrub_errors", "Errors that the last scrub of this run found.", scrub.errors);
+        }
     }
 
     fn counters(&mut self, counters: &Counters) {
@@ -100,6 +116,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
         );
         if let Some(Ok(pool)) = self.pool_now() {
             metrics.pool(&pool.status());
+            metrics.health(&self.health);
             metrics.counters(&pool.counters());
         }
         metrics.0.push_str("# EOF\n");

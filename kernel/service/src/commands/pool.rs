@@ -3,9 +3,10 @@
 use super::lists::{ITEM_BYTES, Window};
 use super::{Outcome, present};
 use crate::appliance::Appliance;
-use crate::disks::{Contents, Entry};
+use crate::disks::{Contents, Disk, Entry};
 use crate::environment::Environment;
 use crate::exports::store_name;
+use crate::health::Inspection;
 use crate::jobs::Work;
 use crate::limits::HELD_LOOK_NANOSECONDS;
 use crate::memory::room_for;
@@ -16,7 +17,7 @@ use alloc::vec::Vec;
 use core::pin::pin;
 use datum_protocol::name;
 use datum_store::device::{BLOCK_SIZE, BlockDevice};
-use datum_store::{Error, ErrorKind, Name, Probe};
+use datum_store::{Error, ErrorKind, Name, Pool, Probe};
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
 
@@ -70,7 +71,9 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             Either::Left((held, _)) => held.ok(),
             Either::Right(_) => None,
         };
-        let mut shown = present::pool(&pool.status());
+        let status = pool.status();
+        let mut shown = present::pool(&status);
+        self.health.show(&status, &mut shown);
         if let Some((items, more)) = held {
             room_for(items.len() * ITEM_BYTES)?;
             shown["held"] = items.iter().map(present::held).collect();
@@ -82,21 +85,28 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
     pub(super) async fn pool_check(self: &Rc<Self>) -> Outcome {
         let pool = self.pool().await?;
         self.jobs.check_room()?;
-        let work = Work { kind: "pool.check", subject: pool.status().name.to_string(), cancellable: true };
-        let job = self.start_job(work, |_, job| async move {
-            pool.check(&job.progress).await.map(|report| present::report(&report))
-        });
+        let job = self.inspect(Inspection::Check, pool);
         Ok(json!({ "job": job }))
     }
 
     pub(super) async fn pool_scrub(self: &Rc<Self>) -> Outcome {
         let pool = self.pool().await?;
         self.jobs.check_room()?;
-        let work = Work { kind: "pool.scrub", subject: pool.status().name.to_string(), cancellable: true };
-        let job = self.start_job(work, |_, job| async move {
-            pool.scrub(&job.progress).await.map(|report| present::report(&report))
-        });
+        let job = self.inspect(Inspection::Scrub, pool);
         Ok(json!({ "job": job }))
+    }
+
+    fn inspect(self: &Rc<Self>, inspection: Inspection, pool: Pool<Disk<D>>) -> String {
+        let subject = pool.status().name.to_string();
+        let work = Work { kind: inspection.method(), subject, cancellable: true };
+        self.start_job(work, move |appliance, job| async move {
+            let report = match inspection {
+                Inspection::Check => pool.check(&job.progress).await?,
+                Inspection::Scrub => pool.scrub(&job.progress).await?,
+            };
+            appliance.inspected(inspection, &report);
+            Ok(present::report(&report))
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use crate::time::rfc3339;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use datum_store::{
-    CheckReport, CheckpointInfo, CheckpointState, HeldVersion, PoolStatus, RefpointInfo, VolumeInfo,
+    CheckReport, CheckpointInfo, CheckpointState, HeldVersion, Name, PoolStatus, RefpointInfo, VolumeInfo,
 };
 use serde_json::{Value, json};
 
@@ -86,5 +86,6 @@ pub(super) fn report(report: &CheckReport) -> Value {
         "errors": report.errors,
         "findings": report.findings,
         "blocks_checked": report.blocks_checked,
+        "volumes": report.volumes.iter().map(Name::as_str).collect::<Vec<_>>(),
     })
 }

@@ -7,6 +7,8 @@ use crate::events::Stopping;
 use crate::limits::POWER_DELAY_NANOSECONDS;
 use crate::time::rfc3339;
 use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
 use datum_protocol::control::encode::PROTOCOL;
 use datum_store::device::BlockDevice;
 use serde_json::{Value, json};
@@ -31,7 +33,7 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             "devices": found.map_or(0, |disks| disks.entries.len()),
             "sessions": self.sessions.count(),
             "jobs_active": self.jobs.active(),
-            "problems": found.map_or(&[][..], |disks| &disks.problems),
+            "problems": self.problems(),
         });
         match self.pool_now() {
             None => value["pool_state"] = json!("opening"),
@@ -54,6 +56,15 @@ impl<D: BlockDevice + 'static, E: Environment + 'static> Appliance<D, E> {
             // What could not be closed has said so on every port that asked; nobody waits for an answer here.
             self.end(Stopping::PowerButton).await;
         }
+    }
+
+    /// What an operator should look after.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.disks_now().map_or_else(Vec::new, |disks| disks.problems.clone());
+        if let Some(Ok(pool)) = self.pool_now() {
+            problems.extend(self.health.problems(&pool.status()));
+        }
+        problems
     }
 
     /// Makes everything durable, then ends the machine as soon as the answer had time to leave.

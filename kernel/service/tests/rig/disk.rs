@@ -84,6 +84,20 @@ impl MemoryDisk {
         self.troubles.waiting.take().into_iter().for_each(Waker::wake);
     }
 
+    /// Where these contents lie.
+    pub fn find(&self, contents: &[u8; 4096]) -> u64 {
+        let blocks = self.inner.blocks.borrow();
+        let mut places = blocks.iter().filter(|(_, block)| ***block == *contents).map(|(at, _)| *at);
+        let at = places.next().expect("the contents are there");
+        assert_eq!(places.next(), None, "they are there once");
+        at
+    }
+
+    /// Changes a bit of a block, behind everybody's back.
+    pub fn rot(&self, block: u64) {
+        self.inner.blocks.borrow_mut().get_mut(&block).expect("a block that was written")[77] ^= 0x10;
+    }
+
     pub fn written(&self) -> usize {
         self.inner.blocks.borrow().len()
     }

@@ -16,9 +16,11 @@ mod walk;
 use crate::device::{BLOCK_SIZE, Block, BlockDevice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forest::span;
+use crate::format::Address;
 use crate::format::object::VersionKind;
 use crate::format::superblock::Superblock;
-use crate::limits::FINDINGS_MAX;
+use crate::holders::KnownAs;
+use crate::limits::{DAMAGED_VOLUMES_MAX, FINDINGS_MAX};
 use crate::pool::Progress;
 use crate::shell::Shell;
 use crate::sync::{Deferred, yield_now};
@@ -88,11 +90,16 @@ pub(crate) async fn check<D: BlockDevice>(
             shell.commit_now(false).await?;
         }
         let _guard = shell.read_guard();
+        let met = shell.damage.borrow().met();
         shell.check_hold.wanted.set(false);
         let mut checker = Checker::new(shell, data, progress);
         match checker.run().await {
             Ok(()) => {
                 progress.set(1.0);
+                // Only a scrub reads all that a client may have read.
+                if data && checker.report.errors == 0 {
+                    shell.damage.borrow_mut().disprove(met);
+                }
                 return Ok(checker.report);
             }
             Err(Halt::Failed(error)) => return Err(error),
@@ -181,7 +188,7 @@ impl<'a, D: BlockDevice> Checker<'a, D> {
         for (&(pointer, base), read) in blocks.iter().zip(reads) {
             if let Err(error) = &read {
                 let why = error.observations().first().cloned().unwrap_or_default();
-                let lost = self.name_lost(tree, base, span(level)).await;
+                let lost = self.name_lost(tree, pointer.address, base, span(level)).await;
                 self.find(format!("{lost}: {} cannot be read: {why}", shell.place(pointer.address)));
             }
             kept.push(read.ok());
@@ -190,10 +197,34 @@ impl<'a, D: BlockDevice> Checker<'a, D> {
     }
 
     /// Whose blocks are lost with one that they lie below, and which. What shares them has lost them too.
-    async fn name_lost(&self, tree: Tree, first: u64, count: u64) -> String {
-        let (whose, blocks) = match tree {
-            Tree::Version(id) => self.name_version(id).await.unwrap_or_else(|| (format!("{tree}"), u64::MAX)),
-            Tree::Objects | Tree::Map => (format!("{tree}"), u64::MAX),
+    async fn name_lost(&mut self, tree: Tree, address: Address, first: u64, count: u64) -> String {
+        let known = match tree {
+            Tree::Version(id) => {
+                self.shell.run(|engine| Transaction::new(engine).known_as(id)).await.ok().flatten()
+            }
+            Tree::Objects | Tree::Map => None,
+        };
+        if let Some(known) = &known {
+            self.shell.tell_whose(address, known, first);
+            let volumes = &mut self.report.volumes;
+            if let Some(volume) = &known.volume
+                && volumes.len() < DAMAGED_VOLUMES_MAX
+                && !volumes.contains(volume)
+            {
+                volumes.push(volume.clone());
+            }
+        }
+        let (whose, blocks) = match known {
+            Some(KnownAs { volume: Some(volume), point, kind, size }) => {
+                let whose = match (kind, point) {
+                    (VersionKind::Head, _) => format!("volume {volume}"),
+                    (VersionKind::Checkpoint, Some(name)) => format!("checkpoint {name} of volume {volume}"),
+                    (_, Some(name)) => format!("former checkpoint {name} of volume {volume}"),
+                    _ => format!("{tree} of volume {volume}"),
+                };
+                (whose, size / BLOCK_SIZE as u64)
+            }
+            _ => (format!("{tree}"), u64::MAX),
         };
         // A node reaches beyond the volume's end.
         let last = (first + count).min(blocks.max(first + 1)) - 1;
@@ -201,19 +232,6 @@ impl<'a, D: BlockDevice> Checker<'a, D> {
             true => format!("{whose}, block {first}"),
             false => format!("{whose}, blocks {first} to {last}"),
         }
-    }
-
-    /// What an operator knows a version as, and its size in blocks: `None` where that cannot be told, or it has gone since.
-    async fn name_version(&self, id: ObjectId) -> Option<(String, u64)> {
-        let known = self.shell.run(|engine| Transaction::new(engine).known_as(id)).await.ok()??;
-        let volume = known.volume?;
-        let whose = match (known.kind, known.point) {
-            (VersionKind::Head, _) => format!("volume {volume}"),
-            (VersionKind::Checkpoint, Some(name)) => format!("checkpoint {name} of volume {volume}"),
-            (_, Some(name)) => format!("former checkpoint {name} of volume {volume}"),
-            _ => format!("version {id} of volume {volume}"),
-        };
-        Some((whose, known.size / BLOCK_SIZE as u64))
     }
 
     /// Lets clients go on, and stops where that was asked for.
