@@ -93,7 +93,7 @@ fn joined(low: u32, high: u32) -> u64 {
 fn elapsed(ticks: u64, factor: u32, shift: i8) -> u64 {
     let by = u32::from(shift.unsigned_abs());
     let shifted = if shift < 0 { ticks.checked_shr(by) } else { ticks.checked_shl(by) };
-    (u128::from(shifted.unwrap_or(0)) * u128::from(factor) >> 32) as u64
+    ((u128::from(shifted.unwrap_or(0)) * u128::from(factor)) >> 32) as u64
 }
 
 #[cfg(test)]
