@@ -109,7 +109,11 @@ fn a_reset_greets_nobody_who_was_connected(machine: &Machine) {
         wait_until_open(&appliance, start);
         let (mut block_client, mut console) = (block_client(&mut appliance), console(&mut appliance, 0));
         match start {
-            1 => drop(call(&mut control, "system.reboot", json!({}))),
+            1 => {
+                call(&mut control, "system.reboot", json!({}));
+                // The last words before it are that the appliance goes down.
+                read_until(&mut console, |said| is_answered(said, "\n") && said.contains("* "));
+            }
             _ => drop(ask_monitor(&machine.monitor(), "system_reset")),
         }
         wait_until_open(&appliance, start + 1);
