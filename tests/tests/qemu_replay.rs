@@ -9,15 +9,15 @@
 use std::time::{Duration, Instant};
 
 use datum_store::{Config, ErrorKind, NewPool, Pool};
-use datum_tests::action::Action;
 use datum_tests::disk::{DiskImage, PowerLoss};
-use datum_tests::perform::name;
+use datum_tests::model::action::Action;
 use datum_tests::qemu::chronicle::Chronicle;
 use datum_tests::qemu::load::{Load, NBD_PORTS, shape};
 use datum_tests::qemu::writelog::{Entry, Kind, LoggedDisks, Replay};
 use datum_tests::qemu::{Stage, boot, call};
 use datum_tests::rng::Rng;
-use datum_tests::world::{Setup, World};
+use datum_tests::store::perform::name;
+use datum_tests::store::world::{Setup, World};
 use serde_json::json;
 use xtask::qemu::Machine;
 

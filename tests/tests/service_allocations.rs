@@ -4,8 +4,8 @@
 //! As `store_allocations` does, this program starts itself for each case, with the case in `DATUM_ALLOCATION`.
 
 use datum_scarcity::{ASKED_BYTES_MIN, Scarce};
-use datum_tests::scarcity::{Test, WHERE, explore};
 use datum_tests::service::scarcity::{answer, workloads};
+use datum_tests::store::scarcity::{Test, WHERE, explore};
 
 #[global_allocator]
 static ALLOCATOR: Scarce = Scarce;

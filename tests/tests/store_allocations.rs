@@ -4,7 +4,7 @@
 //! `DATUM_ALLOCATION`.
 
 use datum_scarcity::Scarce;
-use datum_tests::scarcity::{Test, WHERE, answer, explore, workloads};
+use datum_tests::store::scarcity::{Test, WHERE, answer, explore, workloads};
 
 #[global_allocator]
 static ALLOCATOR: Scarce = Scarce;

@@ -2,12 +2,12 @@
 //! builds on them, a cause that says what contradicts what, and reads that go on.
 
 use datum_store::{BlockIndex, Error, ErrorKind, Progress};
-use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
-use datum_tests::forge::{Forge, POINTER_CHANGE, POINTER_SIZE, record, superblock};
-use datum_tests::layout::{Kind, Tree, set_word, word};
-use datum_tests::perform::name;
-use datum_tests::story::Story;
+use datum_tests::disk::forge::{Forge, POINTER_CHANGE, POINTER_SIZE, record, superblock};
+use datum_tests::disk::layout::{Kind, Tree, set_word, word};
+use datum_tests::model::action::Action;
+use datum_tests::store::perform::name;
+use datum_tests::store::story::Story;
 
 /// A pool closed in order: volume `v` with a checkpoint and changes since, and a volume `w`.
 fn pool() -> Story {

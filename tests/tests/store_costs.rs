@@ -8,7 +8,7 @@ use std::alloc::System;
 
 use datum_store::device::BLOCK_SIZE;
 use datum_store::{BlockIndex, Config, Image, Name, NewPool, Pool, TimelineId};
-use datum_tests::memory::{Counts, Memory, blocks};
+use datum_tests::disk::memory::{Counts, Memory, blocks};
 use datum_tests::rng::Rng;
 use futures_executor::block_on;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};

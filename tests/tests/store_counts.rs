@@ -2,14 +2,14 @@
 //! memory with many points. Counts, never times.
 
 use datum_store::{BlockIndex, Config, NewPool, Pool, TimelineId, View};
-use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
+use datum_tests::disk::held::{HeldDisk, finish, poll_for};
 use datum_tests::executor::turn;
-use datum_tests::held::{HeldDisk, finish, poll_for};
-use datum_tests::observe;
-use datum_tests::perform::name;
-use datum_tests::story::Story;
-use datum_tests::world::Setup;
+use datum_tests::model::action::Action;
+use datum_tests::model::observe;
+use datum_tests::store::perform::name;
+use datum_tests::store::story::Story;
+use datum_tests::store::world::Setup;
 use std::pin::pin;
 
 #[test]

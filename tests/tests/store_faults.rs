@@ -3,14 +3,14 @@
 
 use datum_store::device::BLOCK_SIZE;
 use datum_store::{BlockIndex, Damage, ErrorKind, Progress};
-use datum_tests::action::Action;
+use datum_tests::disk::fault::{Effect, Request, Rule};
 use datum_tests::disk::{PowerLoss, SimulatedDisk};
 use datum_tests::executor::turn;
-use datum_tests::fault::{Effect, Request, Rule};
-use datum_tests::observe;
-use datum_tests::perform::name;
-use datum_tests::story::{Story, told};
-use datum_tests::world::Setup;
+use datum_tests::model::action::Action;
+use datum_tests::model::observe;
+use datum_tests::store::perform::name;
+use datum_tests::store::story::{Story, told};
+use datum_tests::store::world::Setup;
 use futures_util::future::join;
 
 /// Where on a disk a block of data lies.

@@ -2,9 +2,9 @@
 //! The stories were found by arguing the crash points one by one; no random run had met them.
 
 use datum_store::{BlockIndex, Config, ErrorKind, Image, NewPool, Pool, Progress, TimelineId};
+use datum_tests::disk::held::{HeldDisk, finish, poll_for};
 use datum_tests::executor::turn;
-use datum_tests::held::{HeldDisk, finish, poll_for};
-use datum_tests::perform::name;
+use datum_tests::store::perform::name;
 use std::pin::pin;
 
 const WRITTEN: u64 = 1500;

@@ -2,10 +2,10 @@
 //! reopening, and by one rule for whoever asks.
 
 use datum_store::{HeldVersion, Holders};
-use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
-use datum_tests::perform::name;
-use datum_tests::story::{Story, told};
+use datum_tests::model::action::Action;
+use datum_tests::store::perform::name;
+use datum_tests::store::story::{Story, told};
 
 /// What `checkpoint.list` says.
 fn listed(story: &mut Story, checkpoint: &str) -> Vec<String> {

@@ -6,12 +6,12 @@ use datum_store::limits::{
     VOLUME_SIZE_MAX,
 };
 use datum_store::{BlockIndex, Error, ErrorKind, Name, View};
-use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
-use datum_tests::forge::{Forge, record, superblock};
-use datum_tests::perform::name;
-use datum_tests::story::{Story, told};
-use datum_tests::world::Setup;
+use datum_tests::disk::forge::{Forge, record, superblock};
+use datum_tests::model::action::Action;
+use datum_tests::store::perform::name;
+use datum_tests::store::story::{Story, told};
+use datum_tests::store::world::Setup;
 
 /// Where object ids end: records lie below the name buckets, 16 to a block.
 const OBJECTS_END: u64 = 1 << 38;

@@ -1,6 +1,6 @@
 //! Every class of fault during every operation, at each request that the operation makes.
 
-use datum_tests::matrix::{Cell, Class, Operation};
+use datum_tests::store::matrix::{Cell, Class, Operation};
 
 /// Runs all cells and prints the table of docs/RELIABILITY.md: the number of cases in each. None is empty.
 /// `DATUM_CELL` names one alone.

@@ -1,13 +1,13 @@
 //! Pools of 1 to 16 members, and every wrong set of disks: refused by kind, and left untouched.
 
 use datum_store::{BlockDevice, Config, ErrorKind, NewPool, Pool, Probe, probe};
-use datum_tests::action::Action;
+use datum_tests::disk::fault::{Request, Rule};
 use datum_tests::disk::{DiskImage, PowerLoss};
 use datum_tests::executor::Executor;
-use datum_tests::fault::{Request, Rule};
-use datum_tests::perform::{Disk, name};
-use datum_tests::story::Story;
-use datum_tests::world::{Setup, World};
+use datum_tests::model::action::Action;
+use datum_tests::store::perform::{Disk, name};
+use datum_tests::store::story::Story;
+use datum_tests::store::world::{Setup, World};
 
 const CONFIG: Config = Config { cache_blocks: 256, step_pointers: 64, sweep_bitmaps: 16 };
 

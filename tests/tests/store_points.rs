@@ -2,12 +2,12 @@
 //! that went their own ways, and the errors for everything a client may get wrong.
 
 use datum_store::{BlockIndex, ErrorKind, Since, Token};
-use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
-use datum_tests::operation::VOLUME_BLOCKS_MAX;
-use datum_tests::perform::name;
-use datum_tests::story::Story;
-use datum_tests::world::World;
+use datum_tests::model::action::Action;
+use datum_tests::model::operation::VOLUME_BLOCKS_MAX;
+use datum_tests::store::perform::name;
+use datum_tests::store::story::Story;
+use datum_tests::store::world::World;
 
 fn token(world: &mut World, volume: &str, point: &str) -> Token {
     world.call(async |pool| pool.token(&name(volume), &name(point)).await).expect("a token")

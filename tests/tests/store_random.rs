@@ -2,10 +2,10 @@
 //!
 //! Each seed is one run. `DATUM_SEEDS=1000 cargo test -p datum-tests --test store_random` looks further.
 
-use datum_tests::mix::{BACKLOG, BRIM, CROWD, EVERYTHING, LOSSES, LOSSES_WITHOUT_SPACE};
-use datum_tests::operation::{Shape, generate};
+use datum_tests::model::mix::{BACKLOG, BRIM, CROWD, EVERYTHING, LOSSES, LOSSES_WITHOUT_SPACE};
+use datum_tests::model::operation::{Shape, generate};
 use datum_tests::rng::Rng;
-use datum_tests::simulation::{NOW_AND_THEN_SLOW, Plan};
+use datum_tests::store::simulation::{NOW_AND_THEN_SLOW, Plan};
 
 fn plan(test: &'static str, shape: Shape) -> Plan {
     Plan {

@@ -1,11 +1,11 @@
 //! Bugs that reading the engine found before any test did, each with its story, so that they stay found.
 
 use datum_store::{ErrorKind, Progress, Result};
-use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
 use datum_tests::executor::{BoxFuture, turn};
-use datum_tests::perform::name;
-use datum_tests::story::{Story, told};
+use datum_tests::model::action::Action;
+use datum_tests::store::perform::name;
+use datum_tests::store::story::{Story, told};
 use futures_util::future::join;
 
 /// Two reverts waited for their turn in one step and both took it; the second made the first look broken

@@ -4,9 +4,9 @@
 use datum_store::device::Block;
 use datum_store::{BlockIndex, Image, TimelineId};
 use datum_tests::disk::PowerLoss;
-use datum_tests::perform::{Disk, name};
 use datum_tests::rng::Rng;
-use datum_tests::world::{Setup, World};
+use datum_tests::store::perform::{Disk, name};
+use datum_tests::store::world::{Setup, World};
 
 /// Blocks that one read takes.
 const STRETCH: u64 = 256;

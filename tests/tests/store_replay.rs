@@ -3,8 +3,8 @@
 
 use datum_store::{Probe, probe};
 use datum_tests::disk::PowerLoss;
-use datum_tests::story::Story;
-use datum_tests::world::{Setup, Start, World};
+use datum_tests::store::story::Story;
+use datum_tests::store::world::{Setup, Start, World};
 
 /// Blocks of the volume: each write below changes a leaf of its own.
 const BLOCKS: u64 = 1 << 24;

@@ -1,14 +1,14 @@
 //! Space: a full pool refuses writes whole, still deletes, converts and reads, and gets everything back.
 
 use datum_store::{BlockIndex, Error, ErrorKind, Progress};
-use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
+use datum_tests::disk::held::poll_for;
 use datum_tests::executor::{BoxFuture, turn};
-use datum_tests::held::poll_for;
-use datum_tests::operation::VOLUME_BLOCKS_MAX;
-use datum_tests::perform::name;
-use datum_tests::story::{Story, told};
-use datum_tests::world::Setup;
+use datum_tests::model::action::Action;
+use datum_tests::model::operation::VOLUME_BLOCKS_MAX;
+use datum_tests::store::perform::name;
+use datum_tests::store::story::{Story, told};
+use datum_tests::store::world::Setup;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 

@@ -4,12 +4,12 @@
 //! clean check, and all space returned; so "freed early" shows as corruption or as a block used twice, and "leak" as
 //! space that stays. Stories run under several seeds, with background work stopped at many places.
 
-use datum_tests::action::Action;
 use datum_tests::disk::PowerLoss;
-use datum_tests::operation::VOLUME_BLOCKS_MAX;
-use datum_tests::perform::name;
-use datum_tests::story::{Story, told};
-use datum_tests::world::Setup;
+use datum_tests::model::action::Action;
+use datum_tests::model::operation::VOLUME_BLOCKS_MAX;
+use datum_tests::store::perform::name;
+use datum_tests::store::story::{Story, told};
+use datum_tests::store::world::Setup;
 
 /// Where background work is interrupted.
 const PAUSES: [u64; 10] = [0, 1, 2, 4, 8, 16, 40, 100, 250, 1000];

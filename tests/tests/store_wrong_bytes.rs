@@ -6,15 +6,15 @@
 
 use datum_store::device::{BLOCK_SIZE, Block};
 use datum_store::{BlockIndex, ErrorKind, Image, Progress, Result};
-use datum_tests::action::Action;
+use datum_tests::disk::forge::{FIRST_BUCKET, Forge, RECORD_SIZE, RECORDS_PER_BLOCK, record};
+use datum_tests::disk::layout::{Kind, word};
 use datum_tests::disk::{DiskImage, PowerLoss};
-use datum_tests::forge::{FIRST_BUCKET, Forge, RECORD_SIZE, RECORDS_PER_BLOCK, record};
-use datum_tests::layout::{Kind, word};
 use datum_tests::model::State;
-use datum_tests::perform::{Disk, name};
+use datum_tests::model::action::Action;
 use datum_tests::rng::Rng;
-use datum_tests::story::Story;
-use datum_tests::world::Setup;
+use datum_tests::store::perform::{Disk, name};
+use datum_tests::store::story::Story;
+use datum_tests::store::world::Setup;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 

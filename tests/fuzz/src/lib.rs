@@ -20,7 +20,7 @@ mod token;
 /// A function that takes hostile bytes.
 pub type Target = fn(&[u8]);
 
-/// Every target with its name, which is also its corpus directory's.
+/// Every target with its name, which is also its corpus's.
 pub const TARGETS: [(&str, Target); 7] = [
     ("image", |bytes| bounded(pool::damaged, bytes)),
     ("verified", |bytes| bounded(pool::verified, bytes)),

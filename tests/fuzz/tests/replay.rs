@@ -2,21 +2,25 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 #[test]
 fn the_corpora_do_no_harm() {
     for (name, target) in datum_fuzz::TARGETS {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
-        let entries = fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
-        let mut inputs: Vec<_> = entries.map(|entry| entry.expect("a readable directory").path()).collect();
-        assert!(!inputs.is_empty(), "{name} has no corpus");
-        inputs.sort();
-        for input in inputs {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name).with_extension("tar");
+        let archive = File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut count = 0;
+        for input in tar::Archive::new(archive).entries().expect("a readable archive") {
+            let mut input = input.expect("a readable entry");
             // Shown where the test fails.
-            println!("{}", input.display());
-            target(&fs::read(&input).expect("a readable input"));
+            println!("{name}: {}", input.path().expect("a path").display());
+            let mut bytes = Vec::new();
+            input.read_to_end(&mut bytes).expect("a readable input");
+            target(&bytes);
+            count += 1;
         }
+        assert!(count > 0, "{name} has no corpus");
     }
 }

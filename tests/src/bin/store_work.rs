@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use datum_store::device::BLOCK_SIZE;
 use datum_store::{BlockIndex, Config, Image, Name, NewPool, Pool, TimelineId};
-use datum_tests::memory::{Memory, blocks};
+use datum_tests::disk::memory::{Memory, blocks};
 use datum_tests::rng::Rng;
 use futures_executor::block_on;
 

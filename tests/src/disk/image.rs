@@ -1,6 +1,6 @@
 //! What is on a disk without power: sparse, and told from any other by a digest.
 
-use crate::content::digest;
+use crate::model::content::digest;
 use crate::rng::mix;
 use datum_store::device::{BLOCK_SIZE, Geometry};
 use std::collections::HashMap;

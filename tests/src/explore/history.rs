@@ -6,12 +6,12 @@
 use super::prelude::Prelude;
 use super::sequence::{Drawer, Letter, Part};
 use super::states::Moments;
-use crate::compare::KeptToken;
-use crate::content::Contents;
 use crate::disk::{PowerLoss, SimulatedDisk};
+use crate::model::compare::KeptToken;
+use crate::model::content::Contents;
 use crate::model::{Candidate, Model};
 use crate::rng::{Rng, mix};
-use crate::world::{Start, World, fail};
+use crate::store::world::{Start, World, fail};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;

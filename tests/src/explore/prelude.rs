@@ -3,8 +3,8 @@
 //! Volumes have two to five blocks, some of them holes, so that every letter overwrites, fills or trims something
 //! that a point still needs or no longer needs.
 
-use crate::action::Action;
-use crate::world::{Setup, Start, World};
+use crate::model::action::Action;
+use crate::store::world::{Setup, Start, World};
 
 /// A place to begin.
 #[derive(Clone, Copy, Debug)]

@@ -4,10 +4,10 @@
 use super::history::{Allowed, Boundary, History, Recorder, now, requests};
 use super::prelude::Prelude;
 use super::sequence::VOLUME;
-use crate::action::Action;
 use crate::disk::DiskImage;
 use crate::model::Candidate;
-use crate::world::{Setup, Start, World};
+use crate::model::action::Action;
+use crate::store::world::{Setup, Start, World};
 use std::rc::Rc;
 
 /// Entries a page: lists of a few entries in one piece.

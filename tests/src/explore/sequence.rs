@@ -4,8 +4,8 @@
 //! write is a write and a flush, as the service does it. Positions are fixed, since the volumes are tiny; names and
 //! contents follow from what was drawn before, so a word means the same in every run.
 
-use crate::action::Action;
-use crate::content::Contents;
+use crate::model::action::Action;
+use crate::model::content::Contents;
 use crate::model::{State, Volume};
 
 /// One step of a history.

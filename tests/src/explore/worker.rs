@@ -8,8 +8,8 @@ use super::report::{Counts, Failure};
 use super::sequence::Letter;
 use super::states::{self, Breadth, Fates};
 use crate::rng::mix;
-use crate::simulation::silent;
-use crate::world::Start;
+use crate::store::simulation::silent;
+use crate::store::world::Start;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 

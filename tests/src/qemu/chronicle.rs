@@ -4,8 +4,8 @@
 //! Two implications are sound, and only these are used. What had not been asked for when the log had `n` bytes
 //! is not in its first `n` bytes. What was acknowledged as durable when it had `n` bytes is in them.
 
-use crate::action::Action;
-use crate::compare::KeptToken;
+use crate::model::action::Action;
+use crate::model::compare::KeptToken;
 use crate::model::{Candidate, State};
 
 /// A moment of the pool's history.

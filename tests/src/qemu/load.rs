@@ -13,10 +13,10 @@ use xtask::qemu::{Appliance, Port};
 use super::chronicle::Chronicle;
 use super::writelog::LoggedDisks;
 use super::{call, job, time};
-use crate::action::Action;
-use crate::content::Contents;
 use crate::model::Mark;
-use crate::operation::{Chooser, Kind, Shape};
+use crate::model::action::Action;
+use crate::model::content::Contents;
+use crate::model::operation::{Chooser, Kind, Shape};
 use crate::rng::Rng;
 
 const BLOCK: u64 = 4096;

@@ -29,7 +29,7 @@ use xtask::nbd;
 use xtask::qemu::{Appliance, Disk, Machine, Port};
 use xtask::symbols::BACKTRACE_MARK;
 
-pub use crate::history::{History, Survivors, Write};
+pub use crate::model::history::{History, Survivors, Write};
 pub use monitor::ask_monitor;
 pub use time::nanoseconds;
 pub use tools::{INSTALLED, Tools};

@@ -1,6 +1,6 @@
 //! Classes of faults, by the words of the command line. What is not wanted is left out of a plan, and all else in it stays.
 
-use crate::fault::{Effect, Request};
+use crate::disk::fault::{Effect, Request};
 use std::fmt;
 use std::str::FromStr;
 

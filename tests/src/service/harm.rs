@@ -1,8 +1,8 @@
 //! What disks have done in a life so far, and which errors that excuses. What a rule might yet do excuses nothing, nor does
 //! an answer that came late.
 
-use crate::fault::{Effect, Request};
-use crate::perform::Disk;
+use crate::disk::fault::{Effect, Request};
+use crate::store::perform::Disk;
 
 /// What disks have done.
 #[derive(Clone, Copy, Debug, Default)]

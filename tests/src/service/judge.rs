@@ -7,7 +7,7 @@ use super::block::{BLOCK, Block, Change, Data, Look, Put};
 use super::harm::{Harm, Takes};
 use super::log::{Log, NEVER, OpId, Span, Tick};
 use super::volume::{Image, Life, Mark, Place, Point, PointId, Volume, VolumeId};
-use crate::perform::Disk;
+use crate::store::perform::Disk;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 

@@ -5,9 +5,9 @@
 
 use super::wire::Wire;
 use crate::executor::Executor;
-use crate::perform::Disk;
 use crate::rng::Rng;
-use crate::scarcity::watched;
+use crate::store::perform::Disk;
+use crate::store::scarcity::watched;
 use datum_service::environment::{Environment, MemoryUsage, Power};
 use datum_service::{Appliance, FoundDisk, FoundDisks, PoolOption, Setup, Takeover};
 use std::cell::{Cell, RefCell};

@@ -3,9 +3,9 @@
 
 use super::faults::{Fault, Faults, HONEST, LYING};
 use super::machine::Parts;
-use crate::fault::{Effect, Request, Rule};
+use crate::disk::fault::{Effect, Request, Rule};
 use crate::rng::Rng;
-use crate::world::Ending;
+use crate::store::world::Ending;
 use datum_service::Takeover;
 use std::collections::BTreeSet;
 

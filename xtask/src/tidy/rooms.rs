@@ -35,7 +35,7 @@ const fn host(package: &'static str, imports: &'static [&'static str]) -> Room {
 
 /// Store and protocol import neither each other nor anything above; service imports both; drivers and boot
 /// know nothing of them, and boot reports through the drivers' serial port; only the kernel sees all.
-const ROOMS: [Room; 11] = [
+const ROOMS: [Room; 12] = [
     machine("datum-boot", &["datum-drivers"]),
     machine("datum-drivers", &[]),
     product("datum-store", &[]),
@@ -58,6 +58,7 @@ const ROOMS: [Room; 11] = [
     },
     // An allocator is unsafe by its nature.
     Room { package: "datum-scarcity", imports: &[], product: false, unsafe_allowed: true, bare: false },
+    host("datum-hosted", &["datum-store", "datum-service"]),
     host(
         "datum-tests",
         &["datum-drivers", "datum-store", "datum-protocol", "datum-service", "datum-scarcity", "xtask"],

@@ -4,7 +4,7 @@
 mod change;
 mod exercise;
 #[allow(dead_code, unreachable_pub, reason = "it is shared with the other tests")]
-#[path = "../../../src/layout.rs"]
+#[path = "../../../src/disk/layout.rs"]
 mod layout;
 mod sound;
 

@@ -1,7 +1,7 @@
 //! Memory that runs out under the whole appliance: of small workloads on its ports each allocation of service and store
 //! fails in turn.
 //!
-//! As in `crate::scarcity`, a case has a process of its own, and in the midst of the step, before the product learns that
+//! As in `crate::store::scarcity`, a case has a process of its own, and in the midst of the step, before the product learns that
 //! there is no memory, takes the power from copies of the disks, starts another appliance on what that leaves, and holds
 //! all that it shows against what was acknowledged. Then either the machine ends, or one request is refused as is
 //! documented, the session goes on, and the request is done when it is asked for again.
@@ -16,9 +16,9 @@ use super::machine::{Machine, Parts, Pause};
 use super::{Context, Counts};
 use crate::disk::{DiskImage, PowerLoss, SimulatedDisk};
 use crate::explore::{Breadth, states};
-use crate::perform::Disk;
 use crate::rng::Rng;
-use crate::scarcity::{Ending, Workload, say, say_again, say_recovered};
+use crate::store::perform::Disk;
+use crate::store::scarcity::{Ending, Workload, say, say_again, say_recovered};
 use asker::Asker;
 use datum_scarcity::Failure;
 use datum_service::Takeover;

@@ -231,12 +231,16 @@ fn end_release(control: &mut Client, job: &str) -> Result<()> {
 
 /// Builds the hosted binary, optimised.
 pub(in crate::bench) fn build_hosted() -> Result<PathBuf> {
-    build_native(shell::cargo(), "hosted")
+    build_program(shell::cargo(), "datum-hosted", "hosted")
 }
 
 /// Builds a program of the tests, optimised, by a Cargo that may be at work in a copy of the tree.
-pub(in crate::bench) fn build_native(mut cargo: Command, program: &str) -> Result<PathBuf> {
-    cargo.args(["build", "--locked", "--release", "--package", "datum-tests", "--bin", program]);
+pub(in crate::bench) fn build_native(cargo: Command, program: &str) -> Result<PathBuf> {
+    build_program(cargo, "datum-tests", program)
+}
+
+fn build_program(mut cargo: Command, package: &str, program: &str) -> Result<PathBuf> {
+    cargo.args(["build", "--locked", "--release", "--package", package, "--bin", program]);
     shell::say(shell::describe(&cargo));
     let messages = shell::output(cargo.arg("--message-format=json-render-diagnostics"))?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
