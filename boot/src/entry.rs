@@ -6,9 +6,6 @@
 use crate::stacks::{MAIN_STACK, MAIN_STACK_BYTES, Stack};
 use core::arch::{global_asm, naked_asm};
 
-/// Bytes that the first page tables map: whatever is touched before `paging` replaces them must lie below.
-pub(crate) const EARLY_MAPPED_BYTES: u64 = 1 << 30;
-
 // The note that makes QEMU take the PVH path: XEN_ELFNOTE_PHYS32_ENTRY (18). The value has 8 bytes because QEMU reads
 // as many from a 64-bit ELF.
 global_asm!(

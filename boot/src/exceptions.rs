@@ -10,33 +10,6 @@ const STUB_BYTES: u64 = 16;
 /// Exceptions for which the processor pushes an error code, one bit each: 8, 10-14, 17, 21, 29, 30.
 const WITH_ERROR_CODE: u32 = 0x6022_7D00;
 
-/// What the stubs leave on the stack, lowest address first.
-#[repr(C)]
-pub(crate) struct Registers {
-    pub(crate) r15: u64,
-    pub(crate) r14: u64,
-    pub(crate) r13: u64,
-    pub(crate) r12: u64,
-    pub(crate) r11: u64,
-    pub(crate) r10: u64,
-    pub(crate) r9: u64,
-    pub(crate) r8: u64,
-    pub(crate) rdi: u64,
-    pub(crate) rsi: u64,
-    pub(crate) rbp: u64,
-    pub(crate) rdx: u64,
-    pub(crate) rcx: u64,
-    pub(crate) rbx: u64,
-    pub(crate) rax: u64,
-    pub(crate) vector: u64,
-    pub(crate) error_code: u64,
-    pub(crate) rip: u64,
-    pub(crate) cs: u64,
-    pub(crate) rflags: u64,
-    pub(crate) rsp: u64,
-    pub(crate) ss: u64,
-}
-
 /// Points every exception at its stub, on its stack.
 pub(crate) fn fill(table: &mut InterruptDescriptorTable) {
     macro_rules! point {

@@ -5,7 +5,7 @@
 //! come later, on demand (`datum_drivers::memory::map_mmio`).
 
 use crate::memory_map::Ranges;
-use crate::{entry, image, stacks};
+use crate::{image, stacks};
 use core::ops::Range;
 use datum_drivers::memory::mapping::{MapError, identity_map};
 use x86_64::registers::control::{Cr3, Cr3Flags};
@@ -14,6 +14,8 @@ use x86_64::structures::paging::{
 };
 use x86_64::{PhysAddr, VirtAddr};
 
+/// Bytes that the first page tables map, those of `entry`: whatever is touched before [`switch`] must lie below.
+pub(crate) const EARLY_MAPPED_BYTES: u64 = 1 << 30;
 const FRAME_BYTES: u64 = 4096;
 const READ: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::NO_EXECUTE);
 const READ_WRITE: PageTableFlags = READ.union(PageTableFlags::WRITABLE);
@@ -26,7 +28,7 @@ const READ_EXECUTE: PageTableFlags = PageTableFlags::PRESENT;
 pub(crate) unsafe fn switch(usable: &Ranges) -> Result<Range<u64>, MapError> {
     let first = image::all().end;
     let room = usable.iter().find(|range| range.contains(&first)).ok_or(MapError::NoFrame)?;
-    let mut frames = Frames { next: first, end: room.end.min(entry::EARLY_MAPPED_BYTES) };
+    let mut frames = Frames { next: first, end: room.end.min(EARLY_MAPPED_BYTES) };
     let root = frames.allocate_frame().ok_or(MapError::NoFrame)?;
     // SAFETY: a fresh, zeroed frame, mapped by the early tables: an empty page table that is ours alone.
     let table = unsafe { &mut *(root.start_address().as_u64() as *mut PageTable) };

@@ -5,7 +5,6 @@
 //! instruction; every other one is a return address, so the call lies before it.
 //! Nothing here allocates, takes a lock for good, or trusts a pointer it has not checked against the stacks.
 
-use crate::exceptions::Registers;
 use crate::{image, stacks};
 use core::fmt::Arguments;
 use core::panic::PanicInfo;
@@ -46,6 +45,33 @@ pub fn report_panic(info: &PanicInfo<'_>) -> ! {
     }
     print_backtrace(frame_pointer());
     end()
+}
+
+/// What the stubs of `exceptions` leave on the stack, lowest address first.
+#[repr(C)]
+pub(crate) struct Registers {
+    pub(crate) r15: u64,
+    pub(crate) r14: u64,
+    pub(crate) r13: u64,
+    pub(crate) r12: u64,
+    pub(crate) r11: u64,
+    pub(crate) r10: u64,
+    pub(crate) r9: u64,
+    pub(crate) r8: u64,
+    pub(crate) rdi: u64,
+    pub(crate) rsi: u64,
+    pub(crate) rbp: u64,
+    pub(crate) rdx: u64,
+    pub(crate) rcx: u64,
+    pub(crate) rbx: u64,
+    pub(crate) rax: u64,
+    pub(crate) vector: u64,
+    pub(crate) error_code: u64,
+    pub(crate) rip: u64,
+    pub(crate) cs: u64,
+    pub(crate) rflags: u64,
+    pub(crate) rsp: u64,
+    pub(crate) ss: u64,
 }
 
 /// Reports an exception and ends the machine; called by the stubs.

@@ -1,6 +1,6 @@
 //! What PVH tells the guest: memory map, command line, ACPI's root. Layout: Xen's `arch-x86/hvm/start_info.h`.
 
-use crate::entry::EARLY_MAPPED_BYTES;
+use crate::paging::EARLY_MAPPED_BYTES;
 use core::ops::Range;
 
 const MAGIC: u32 = 0x336E_C578;

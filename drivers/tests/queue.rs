@@ -3,8 +3,9 @@
 
 mod fake;
 
-use datum_drivers::virtio::queue::{Fault, Queue, QueueFeatures, Segment};
+use datum_drivers::virtio::queue::{Fault, Queue, QueueFeatures};
 use datum_drivers::virtio::ring::Ring;
+use datum_drivers::virtio::segment::Segment;
 use fake::{DeviceQueue, Numbers, Popped};
 use std::collections::HashMap;
 

@@ -4,7 +4,8 @@
 //! dropped future leaves nothing behind that the device could still write to.
 
 use super::dma::DmaRegion;
-use super::queue::{Fault, Queue, Segment};
+use super::queue::{Fault, Queue};
+use super::segment::Segment;
 use super::transport::{DeviceTransport, negotiate, open_queue, reset};
 use super::wakers::{Waiters, wake_all};
 use super::{Polled, SetupError};

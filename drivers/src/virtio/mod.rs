@@ -1,6 +1,7 @@
 //! virtio devices: disks, the multiport console, entropy.
 //!
-//! - [`queue`] is the virtqueue everything runs on, over the shared memory of [`ring`] and [`dma`].
+//! - [`queue`] is the virtqueue everything runs on, over the shared memory of [`ring`] and [`dma`],
+//!   in chains of [`segment`]s.
 //! - [`transport`] is what a driver needs of the bus; `pci`, on the appliance only, finds devices and implements
 //!   it, where [`capabilities`] says. Tests implement it with devices of their own, misbehaving ones among them.
 //! - [`block`], [`console`] and [`entropy`] are the drivers. They are asynchronous and single-threaded, own every
@@ -20,6 +21,7 @@ pub mod entropy;
 pub mod pci;
 pub mod queue;
 pub mod ring;
+pub mod segment;
 mod slab;
 pub mod transport;
 mod wakers;

@@ -5,7 +5,7 @@
 
 use super::SetupError;
 use super::dma::DmaRegion;
-use super::queue::{Access, Segment};
+use super::segment::{Access, Segment};
 use core::mem::ManuallyDrop;
 use core::sync::atomic::Ordering;
 

@@ -5,7 +5,7 @@
 use super::limits::SECTORS_PER_BLOCK;
 use crate::virtio::SetupError;
 use crate::virtio::dma::DmaRegion;
-use crate::virtio::queue::Segment;
+use crate::virtio::segment::Segment;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 

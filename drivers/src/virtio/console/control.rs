@@ -8,8 +8,9 @@
 
 use crate::virtio::SetupError;
 use crate::virtio::dma::DmaRegion;
-use crate::virtio::queue::{Fault, Queue, QueueFeatures, Segment};
+use crate::virtio::queue::{Fault, Queue, QueueFeatures};
 use crate::virtio::ring::Ring;
+use crate::virtio::segment::Segment;
 use crate::virtio::transport::DeviceTransport;
 use alloc::collections::VecDeque;
 use alloc::string::String;

@@ -4,7 +4,7 @@
 //! the port and every chain in flight, so that none of them can free it under the others.
 
 use super::super::dma::DmaRegion;
-use super::super::queue::Segment;
+use super::super::segment::Segment;
 use super::Disconnected;
 use alloc::boxed::Box;
 use alloc::vec::Vec;

@@ -12,7 +12,8 @@
 use super::control::{Control, Ticket};
 use super::message::Message;
 use super::{Disconnected, RECEIVE_BUFFER_BYTES};
-use crate::virtio::queue::{Fault, Queue, Segment};
+use crate::virtio::queue::{Fault, Queue};
+use crate::virtio::segment::Segment;
 use crate::virtio::wakers::Waiters;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;

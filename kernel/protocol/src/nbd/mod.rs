@@ -10,6 +10,7 @@
 //! Multi-connection use is never advertised: a port carries one client.
 
 mod context;
+mod error;
 mod negotiation;
 mod options;
 mod reply;
@@ -18,9 +19,10 @@ mod transmission;
 pub mod wire;
 
 pub use context::{ContextQuery, MetaContext, Namespace, SelectedContext};
+pub use error::ErrorNumber;
 pub use negotiation::{Event, Negotiation};
 pub use options::{Description, Refusal};
-pub use reply::{ErrorNumber, Extent, Replies};
+pub use reply::{Extent, Replies};
 pub use request::{Command, Request, RequestId};
 pub use transmission::{Incoming, Transmission};
 

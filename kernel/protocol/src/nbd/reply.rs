@@ -6,33 +6,12 @@
 //! service sends the bytes after it.
 
 use super::Mode;
+use super::error::ErrorNumber;
 use super::options::{bounded, length_u32};
 use super::request::RequestId;
 use super::wire::{self, chunk};
 use crate::limits::NBD_EXTENTS_MAX;
 use alloc::vec::Vec;
-
-/// Errors as NBD numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum ErrorNumber {
-    /// `EPERM`: the export is read-only.
-    NotPermitted = 1,
-    /// `EIO`: a device failed or data failed verification.
-    Io = 5,
-    /// `ENOMEM`: memory is short; try again.
-    NoMemory = 12,
-    /// `EINVAL`: the request is wrong.
-    Invalid = 22,
-    /// `ENOSPC`: the pool is full, or a write ends beyond the export.
-    NoSpace = 28,
-    /// `EOVERFLOW`: too long for one chunk.
-    Overflow = 75,
-    /// `ENOTSUP`: cannot be done fast.
-    NotSupported = 95,
-    /// `ESHUTDOWN`: the appliance is going down.
-    Shutdown = 108,
-}
 
 /// One extent of a metadata context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

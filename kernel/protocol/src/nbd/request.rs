@@ -1,6 +1,6 @@
 //! Requests: their typed form and the rules each command must meet.
 
-use super::reply::ErrorNumber;
+use super::error::ErrorNumber;
 use super::wire::{Reader, command, flag};
 use super::{Mode, Session};
 use crate::limits::NBD_PAYLOAD_BYTES_MAX;
