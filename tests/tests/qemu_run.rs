@@ -217,6 +217,47 @@ fn run_says_why_there_is_no_pool() {
     assert!(run.end().success(), "{}", run.said());
 }
 
+/// A scrub that found damage ended like one that found none, and nobody else heard of it.
+#[test]
+fn a_followed_scrub_that_finds_damage_exits_with_4() {
+    let stage = Stage::wait();
+    let block = [0x5a; 4096];
+    let (appliance, mut control) = boot(&stage.with_disk(64 * MIB));
+    volume(&mut control, "db", MIB);
+    let mut writer = datum_tests::qemu::nbd(&appliance, "db");
+    writer.write(8192, &block).unwrap();
+    writer.disconnect().unwrap();
+    end(appliance, control);
+    overwrite(&stage.path("a.img"), &block);
+    let mut run = Run::start(&stage, &["--no-console"], Stdio::null());
+    run.wait_for("up after");
+    let scrub =
+        || xtask(&["ctl", "pool.scrub", "--follow", "--directory"]).arg(&run.directory).output().unwrap();
+    let found = scrub();
+    assert_eq!(found.status.code(), Some(4), "{found:?}");
+    let result: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(result["result"]["volumes"], json!(["db"]), "{result}");
+    let problems = run.ctl(&["system.info"])["problems"].to_string();
+    assert!(problems.contains("volumes: db"), "{problems}");
+    // Once the block is written anew the pool is sound, and a scrub says so.
+    let mut writer = nbd::Client::connect(&run.directory.join(Port::Nbd(0).socket_name()), "db").unwrap();
+    writer.write(8192, &block).unwrap();
+    writer.disconnect().unwrap();
+    assert_eq!(scrub().status.code(), Some(0));
+    assert_eq!(run.ctl(&["system.info"])["problems"], json!([]));
+}
+
+/// Spoils every copy of a block in a file.
+fn overwrite(path: &Path, block: &[u8]) {
+    let mut content = fs::read(path).unwrap();
+    let copies: Vec<_> =
+        content.chunks(block.len()).enumerate().filter(|(_, chunk)| *chunk == block).collect();
+    let places: Vec<_> = copies.iter().map(|(index, _)| index * block.len()).collect();
+    assert!(!places.is_empty(), "the block is not on the disk");
+    places.iter().for_each(|place| content[place + 7] ^= 1);
+    fs::write(path, content).unwrap();
+}
+
 /// The power button needs neither a port nor a client.
 #[test]
 fn a_volume_made_before_the_power_button_is_there_afterwards() {
