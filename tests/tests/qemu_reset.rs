@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use datum_tests::qemu::{INSTALLED, Stage, Tools, boot, call, client, finish, volume};
+use datum_tests::qemu::{INSTALLED, Stage, Tools, boot, call, client, finish, volume, wait_until_open};
 use datum_tests::with_tools;
 use serde_json::json;
 use xtask::control::Client;
@@ -15,18 +15,14 @@ use xtask::qemu::{Appliance, Port};
 
 const MIB: u64 = 1 << 20;
 
-/// How long a reset and a client's way back may take.
+/// How long nbdkit may take to listen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Resets the machine and waits until the appliance is back.
 fn reset(appliance: &mut Appliance, mut control: Client) -> Client {
     call(&mut control, "system.reboot", json!({}));
     drop(control);
-    let deadline = Instant::now() + PATIENCE;
-    while appliance.serial_log().matches("is open").count() < 2 {
-        assert!(Instant::now() < deadline, "no second start: {}", appliance.serial_log());
-        thread::sleep(Duration::from_millis(50));
-    }
+    wait_until_open(appliance, 2);
     appliance.control().unwrap()
 }
 
